@@ -1,0 +1,26 @@
+"""CIFAR-10 at 28x28: 50,000 + 10,000 colour images.
+
+    python train.py --config=configs/cifar10.py:small --workdir=runs/cifar10 --config.data_dir=data
+
+Without `:small` it is the paper's zoo: 1,000 members, 50 epochs, batches of 10, with the
+published hyper-parameters. That is work for an accelerator.
+"""
+
+from hyperjax.config import Config, TrainingConfig, ZooConfig
+from hyperjax.tasks import presets
+
+FULL = Config(
+    dataset="cifar10",
+    num_val=8_000,
+    zoo=ZooConfig(
+        num_members=1000,
+        epochs=50,
+        activation="gelu",
+        init="kaiming_uniform",
+        training=TrainingConfig(learning_rate=1e-4, weight_decay=1e-2),
+    ),
+)
+
+
+def get_config(scale: str = "full"):
+    return presets.scaled(FULL, presets.small(FULL), scale)

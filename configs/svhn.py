@@ -1,0 +1,26 @@
+"""SVHN cropped digits in greyscale: 73,257 + 26,032 images.
+
+    python train.py --config=configs/svhn.py:small --workdir=runs/svhn --config.data_dir=data
+
+Without `:small` it is the paper's zoo: 1,000 members, 50 epochs, batches of 10, with the
+published hyper-parameters. That is work for an accelerator.
+"""
+
+from hyperjax.config import Config, TrainingConfig, ZooConfig
+from hyperjax.tasks import presets
+
+FULL = Config(
+    dataset="svhn",
+    num_val=13_257,
+    zoo=ZooConfig(
+        num_members=1000,
+        epochs=50,
+        activation="tanh",
+        init="uniform",
+        training=TrainingConfig(learning_rate=3e-3),
+    ),
+)
+
+
+def get_config(scale: str = "full"):
+    return presets.scaled(FULL, presets.small(FULL), scale)

@@ -1,0 +1,257 @@
+"""The configuration of a run: frozen, validated dataclasses.
+
+`configs/*.py` build ml_collections trees from these defaults; `from_dict` turns such a
+tree back into a `Config` at the border. Every field has a default of its own type, so that
+every field can be overridden on the command line.
+"""
+
+import dataclasses
+import typing
+from collections.abc import Mapping
+from typing import Any
+
+from hyperjax.errors import HyperJaxError, unknown
+
+ACTIVATIONS = ("tanh", "relu", "leakyrelu", "sigmoid", "silu", "gelu")
+INITS = (
+    "uniform",
+    "normal",
+    "kaiming_uniform",
+    "kaiming_normal",
+    "xavier_uniform",
+    "xavier_normal",
+    "torch_default",
+)
+OPTIMIZERS = ("adam", "adamw", "sgd")
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainingConfig:
+    """How zoo CNNs are trained and fine-tuned (method of the published zoos)."""
+
+    optimizer: str = "adam"  # adam: L2 added to the gradient; adamw: decoupled; sgd: momentum 0.9
+    learning_rate: float = 3e-4
+    weight_decay: float = 0.0
+    batch_size: int = 10
+
+
+@dataclasses.dataclass(frozen=True)
+class ZooConfig:
+    """A population of CNNs that differ only by seed."""
+
+    num_members: int = 1000
+    epochs: int = 50
+    activation: str = "tanh"
+    init: str = "uniform"
+    training: TrainingConfig = TrainingConfig()
+    split: tuple[float, ...] = (0.7, 0.15, 0.15)  # of members: train, validation, test
+    max_abs_weight: float = float("inf")  # members beyond it are left out
+    conv: str = "auto"  # form of the convolution, see models/conv.py
+    members: str = "auto"  # map: one after another (CPU); vmap: all at once (accelerators)
+    chunk_size: int = 0  # members trained together; 0: chosen from the memory at hand
+
+
+@dataclasses.dataclass(frozen=True)
+class AugmentConfig:
+    """Augmentations of weight vectors, in the order in which they are applied."""
+
+    permute: bool = False  # fresh random neuron permutations (and symmetric signs) per view
+    mix: float = 0.0  # probability of mixing with another aligned member
+    noise: float = 0.0  # Gaussian noise, in the autoencoder's input units (see `scale`)
+    erase: float = 0.5  # probability of erasing one contiguous block
+    erase_scale: tuple[float, ...] = (0.02, 0.33)  # range of the block's share of the vector
+
+
+@dataclasses.dataclass(frozen=True)
+class AutoencoderConfig:
+    """The hyper-representation: architecture, losses and training."""
+
+    # architecture (paper section 3, appendix B)
+    dim: int = 800
+    heads: int = 4
+    mlp_dim: int = 900
+    blocks: int = 2
+    latent: int = 700
+    dropout: float = 0.1
+    compression: str = "token"  # token, average or linear
+    tanh: bool = True  # bound the latents to (-1, 1)
+    linear_path: bool = True  # a linear encoder and decoder beside the attention, from PCA
+    projection_layers: int = 4
+    projection_hidden: int = 400
+    projection_dim: int = 50
+    dtype: str = "float32"  # of the activations; parameters stay float32
+    # data
+    epochs_seen: tuple[int, ...] = (21, 22, 23, 24, 25)  # snapshots of each train member
+    align: bool = True  # align all members to one reference before training
+    center: bool = True  # encode and decode the difference to the train members' mean
+    scale: bool = True  # encode and decode in units of each layer's standard deviation
+    augment: AugmentConfig = AugmentConfig()
+    # losses
+    lwln: bool = True  # layer-wise loss normalisation (paper section 3.1)
+    beta: float = 0.9  # loss = beta * reconstruction + (1 - beta) * contrast
+    temperature: float = 0.1
+    target: str = "original"  # of the reconstruction: original (denoising) or view (published)
+    # training
+    train_baseline: bool = True  # also train the twin with `lwln` inverted
+    steps: int = 27_500
+    batch_size: int = 64
+    learning_rate: float = 1e-4
+    weight_decay: float = 1e-9
+    schedule: str = "cosine"  # constant, or cosine decay to zero; after a linear warm-up
+    warmup_steps: int = 100
+    clip_norm: float = 1.0  # 0: no clipping
+    eval_every: int = 500  # steps between validations (and checkpoints)
+    eval_models: int = 200  # held-out models whose reconstructions are evaluated on images
+    select: str = "loss"  # best checkpoint by: loss or accuracy of held-out models, or the last
+
+
+@dataclasses.dataclass(frozen=True)
+class SamplersConfig:
+    """Settings of the samplers; see `hyperjax.samplers`."""
+
+    best_fraction: float = 0.3  # of the train models, by validation accuracy: the `...30` samplers
+    kde_bandwidth: float = 0.002
+    joint_bandwidth: float = 0.5  # 0: replay of anchors, 1: a full Gaussian
+    average_of: int = 2
+    noise_scale: float = 0.2  # in units of each layer's standard deviation
+    pca_components: int = 64
+
+
+@dataclasses.dataclass(frozen=True)
+class EvaluationConfig:
+    """What `evaluate.py` measures."""
+
+    num_samples: int = 100  # models per population
+    epochs: tuple[int, ...] = (0, 1, 5, 25)  # of fine-tuning at which populations are compared
+    samplers: tuple[str, ...] = ()  # empty: all
+    bootstrap: int = 9999  # resamples of the confidence intervals
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """One run: images, zoo, hyper-representation, samplers, evaluation."""
+
+    seed: int = 0
+    dataset: str = "mnist"
+    data_dir: str = "data"
+    num_train: int = 0  # training images; 0: all that validation leaves
+    num_val: int = 10_000  # validation images, drawn from the official training split
+    checkpoint_seconds: float = 30.0  # least time between checkpoints of a running stage
+    zoo: ZooConfig = ZooConfig()
+    autoencoder: AutoencoderConfig = AutoencoderConfig()
+    samplers: SamplersConfig = SamplersConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
+
+
+_CHOICES = {
+    "zoo.activation": ACTIVATIONS,
+    "zoo.init": INITS,
+    "zoo.training.optimizer": OPTIMIZERS,
+    "zoo.conv": ("auto", "xla", "patches"),
+    "zoo.members": ("auto", "map", "vmap"),
+    "autoencoder.compression": ("token", "average", "linear"),
+    "autoencoder.target": ("original", "view"),
+    "autoencoder.schedule": ("constant", "cosine"),
+    "autoencoder.select": ("accuracy", "loss", "last"),
+    "autoencoder.dtype": ("float32", "bfloat16"),
+}
+_MAY_BE_ZERO = {
+    "seed", "num_train", "checkpoint_seconds", "zoo.training.weight_decay", "zoo.chunk_size",
+    "autoencoder.dropout", "autoencoder.projection_layers", "autoencoder.augment.mix",
+    "autoencoder.augment.noise", "autoencoder.augment.erase", "autoencoder.beta",
+    "autoencoder.weight_decay", "autoencoder.warmup_steps", "autoencoder.clip_norm",
+    "autoencoder.eval_models", "samplers.joint_bandwidth", "samplers.noise_scale",
+}  # fmt: skip
+_AT_MOST_ONE = {
+    "autoencoder.beta", "autoencoder.dropout", "autoencoder.augment.mix",
+    "autoencoder.augment.erase", "samplers.best_fraction", "samplers.joint_bandwidth",
+}  # fmt: skip
+
+
+def to_dict(config: Config) -> dict[str, Any]:
+    """Nested plain dictionary; the inverse of `from_dict`."""
+    return dataclasses.asdict(config)
+
+
+def from_dict(tree: Mapping[str, Any]) -> Config:
+    """Build and validate a Config. Raises HyperJaxError naming the field that is wrong."""
+    config = _build(Config, tree, "")
+    _validate(config)
+    return config
+
+
+def autoencoder_from_dict(tree: Mapping[str, Any]) -> AutoencoderConfig:
+    """The part of a configuration that a trained hyper-representation carries with it."""
+    return _build(AutoencoderConfig, tree, "autoencoder.")
+
+
+def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested dictionary -> {"a.b.c": value}; used to validate and to print differences."""
+    fields = {}
+    for name, value in tree.items():
+        if isinstance(value, Mapping):
+            fields |= flat(value, f"{prefix}{name}.")
+        else:
+            fields[prefix + name] = tuple(value) if isinstance(value, list) else value
+    return fields
+
+
+def _build(cls: type, tree: Mapping[str, Any], prefix: str) -> Any:
+    types = typing.get_type_hints(cls)
+    for name in tree:
+        if name not in types:
+            raise unknown("config field", prefix + name, (prefix + field for field in types))
+    values = {}
+    for name, value in tree.items():
+        kind = types[name]
+        if dataclasses.is_dataclass(kind):
+            values[name] = _build(kind, value, f"{prefix}{name}.")
+        else:
+            values[name] = _convert(kind, value, prefix + name)
+    return cls(**values)
+
+
+def _convert(kind: Any, value: Any, field: str) -> Any:
+    error = HyperJaxError(f"config field {field}: got {value!r}, expected {kind}")
+    if typing.get_origin(kind) is tuple:
+        if isinstance(value, str) or not isinstance(value, list | tuple):
+            raise error
+        item = typing.get_args(kind)[0]
+        return tuple(_convert(item, entry, field) for entry in value)
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
+        raise error
+    return value
+
+
+def _validate(config: Config) -> None:
+    fields = flat(to_dict(config))
+    for field, choices in _CHOICES.items():
+        if fields[field] not in choices:
+            raise unknown(f"value of config field {field}", fields[field], choices)
+    for field, value in fields.items():
+        if not isinstance(value, int | float) or isinstance(value, bool):
+            continue
+        if not value >= 0 or (value == 0 and field not in _MAY_BE_ZERO):
+            least = "at least 0" if field in _MAY_BE_ZERO else "positive"
+            raise HyperJaxError(f"config field {field}: got {value}, expected {least}")
+        if field in _AT_MOST_ONE and value > 1:
+            raise HyperJaxError(f"config field {field}: got {value}, expected at most 1")
+    split = config.zoo.split
+    if len(split) != 3 or min(split) <= 0 or abs(sum(split) - 1) > 1e-6:
+        raise HyperJaxError(
+            f"config field zoo.split: got {split}, expected three shares that sum to 1"
+        )
+    if config.autoencoder.dim % config.autoencoder.heads:
+        raise HyperJaxError("config field autoencoder.dim: must be a multiple of autoencoder.heads")
+    late = [e for e in config.autoencoder.epochs_seen if not 0 <= e <= config.zoo.epochs]
+    if late or not config.autoencoder.epochs_seen:
+        raise HyperJaxError(
+            f"config field autoencoder.epochs_seen: got {config.autoencoder.epochs_seen}, "
+            f"expected epochs between 0 and zoo.epochs = {config.zoo.epochs}"
+        )
+    if 0 not in config.evaluation.epochs:
+        raise HyperJaxError(
+            "config field evaluation.epochs: must contain 0, the samples as decoded"
+        )

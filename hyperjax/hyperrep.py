@@ -1,0 +1,258 @@
+"""The hyper-representation: training step, encoding and decoding.
+
+Weights enter the autoencoder centred and scaled, `x = (w - mean) / scale` (both optional),
+and leave it the same way, so that an untrained decoder yields the train members' mean.
+"""
+
+import dataclasses
+import functools
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax import lax
+from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from hyperjax import augment, losses, weights
+from hyperjax.config import AutoencoderConfig
+from hyperjax.errors import HyperJaxError
+from hyperjax.models.autoencoder import Autoencoder, make_autoencoder
+from hyperjax.types import Array, Key, Params
+from hyperjax.weights import WeightSpec
+
+
+_LATENT_STD = 0.4  # of a principal component's latent before the tanh
+
+
+class Statistics(NamedTuple):
+    """What is known of the train members before training."""
+
+    mean: Array  # float32[D]: subtracted from inputs, added to outputs; zeros if not centred
+    scale: Array  # float32[layers]: inputs are divided by it; ones if not scaled
+    layer_std: Array  # float32[layers]: the coefficients of LWLN (paper section 3.1)
+
+
+class HyperRep(NamedTuple):
+    """A trained hyper-representation."""
+
+    config: AutoencoderConfig
+    spec: WeightSpec
+    params: Params
+    statistics: Statistics
+    reference: np.ndarray  # float32[D]: the network that all members are aligned to
+
+
+class TrainState(NamedTuple):
+    params: Params
+    opt_state: Any
+    step: Array  # int32
+    key: Key
+
+
+class Trainer(NamedTuple):
+    """What is static in a training step. Hashable."""
+
+    config: AutoencoderConfig
+    spec: WeightSpec
+    module: Autoencoder
+    mesh: Mesh
+
+
+def make_trainer(config: AutoencoderConfig, spec: WeightSpec, devices: Any = None) -> Trainer:
+    """Data-parallel over as many devices as divide the batch."""
+    devices = jax.devices() if devices is None else devices
+    used = max(n for n in range(1, len(devices) + 1) if config.batch_size % n == 0)
+    mesh = Mesh(np.asarray(devices[:used]), ("batch",), axis_types=(AxisType.Auto,))
+    return Trainer(config, spec, make_autoencoder(config, spec), mesh)
+
+
+def statistics(config: AutoencoderConfig, spec: WeightSpec, vectors: Array) -> Statistics:
+    """Mean and scales of the train vectors float32[N, D]."""
+    std = weights.layer_std(spec, vectors)
+    mean = np.asarray(vectors).mean(0, dtype=np.float64).astype(np.float32)
+    return Statistics(
+        mean=mean if config.center else np.zeros_like(mean),
+        scale=std if config.scale else np.ones_like(std),
+        layer_std=std,
+    )
+
+
+def to_inputs(spec: WeightSpec, stats: Statistics, vectors: Array) -> Array:
+    return (vectors - stats.mean[None]) / losses.slot_scale(spec, stats.scale)[None]
+
+
+def from_outputs(spec: WeightSpec, stats: Statistics, outputs: Array) -> Array:
+    return outputs * losses.slot_scale(spec, stats.scale)[None] + stats.mean[None]
+
+
+def optimizer(config: AutoencoderConfig) -> optax.GradientTransformation:
+    """AdamW with linear warm-up, then constant or cosine decay; gradient norm clipped."""
+    peak, warmup = config.learning_rate, config.warmup_steps
+    if config.schedule == "cosine":
+        # a run shorter than its warm-up never comes to the decay, which optax wants all the same
+        rate = optax.warmup_cosine_decay_schedule(0.0, peak, warmup, max(config.steps, warmup + 1))
+    else:
+        rate = optax.linear_schedule(0.0 if warmup else peak, peak, max(warmup, 1))
+    clip = [optax.clip_by_global_norm(config.clip_norm)] if config.clip_norm else []
+    return optax.chain(*clip, optax.adamw(rate, weight_decay=config.weight_decay))
+
+
+@functools.partial(jax.jit, static_argnames="trainer")
+def init(trainer: Trainer, key: Key) -> TrainState:
+    """Fresh parameters and optimiser state, replicated over the mesh."""
+    key_init, key_train = jax.random.split(key)
+    sample = jnp.zeros((1, trainer.spec.num_params))
+    params = trainer.module.init(key_init, sample, train=False)["params"]
+    state = TrainState(params, optimizer(trainer.config).init(params), jnp.int32(0), key_train)
+    return lax.with_sharding_constraint(state, NamedSharding(trainer.mesh, P()))
+
+
+def principal_components(
+    trainer: Trainer, state: TrainState, stats: Statistics, vectors: Array
+) -> TrainState:
+    """Start the linear path at the train vectors' principal components (`linear_path`).
+
+    Components are those of the reconstruction loss's metric, so that LWLN decides which count.
+    Latents are whitened, and small enough for the tanh to be nearly linear; the decoder is the
+    least-squares inverse.
+    """
+    c, spec = trainer.config, trainer.spec
+    inputs = np.asarray(to_inputs(spec, stats, np.asarray(vectors)), np.float64)
+    metric = np.asarray(losses.slot_scale(spec, loss_scale(c, stats)), np.float64)
+    _, singular, components = np.linalg.svd(inputs / metric, full_matrices=False)
+    rank = min(c.latent, int(np.sum(singular > 1e-6 * singular[0])))
+    std = singular[:rank] / np.sqrt(len(inputs))
+    gain = _LATENT_STD if c.tanh else 1.0
+    encoder = np.zeros((spec.num_params, c.latent))
+    encoder[:, :rank] = gain * components[:rank].T / std / metric[:, None]
+    latents = inputs @ encoder
+    latents = np.tanh(latents) if c.tanh else latents
+    decoder = np.linalg.lstsq(latents, inputs, rcond=1e-6)[0]
+    params = jax.tree.map(lambda leaf: leaf, state.params)  # a copy of the dictionaries
+    params["encoder"]["linear"]["kernel"] = jnp.asarray(encoder, jnp.float32)
+    params["decoder"]["linear"]["kernel"] = jnp.asarray(decoder, jnp.float32)
+    return jax.device_put(state._replace(params=params), NamedSharding(trainer.mesh, P()))
+
+
+def loss_scale(config: AutoencoderConfig, stats: Statistics) -> Array:
+    """What the loss divides the autoencoder's outputs by, float32[layers].
+
+    In raw weights it divides by LWLN's coefficients or by one; outputs are in units of `scale`.
+    """
+    coefficients = stats.layer_std if config.lwln else jnp.ones_like(stats.layer_std)
+    return coefficients / stats.scale
+
+
+def loss_fn(
+    trainer: Trainer, params: Params, stats: Statistics, vectors: Array, key: Key
+) -> tuple[Array, dict[str, Array]]:
+    """beta * reconstruction + (1 - beta) * contrast of two augmented views of [B, D]."""
+    c, spec = trainer.config, trainer.spec
+    key_views, key_corrupt, key_dropout = jax.random.split(key, 3)
+    both = [augment.networks(k, spec, c.augment, vectors) for k in jax.random.split(key_views)]
+    clean = to_inputs(spec, stats, jnp.concatenate(both))
+    inputs = augment.corrupt(key_corrupt, c.augment, clean)
+    _, outputs, projections = trainer.module.apply(
+        {"params": params}, inputs, train=True, rngs={"dropout": key_dropout}
+    )
+    target = clean if c.target == "original" else inputs
+    reconstruction, _ = losses.reconstruction(spec, outputs, target, loss_scale(c, stats))
+    metrics = {"reconstruction": reconstruction}
+    loss = reconstruction
+    if c.beta < 1:
+        contrast = losses.nt_xent(*jnp.split(projections, 2), c.temperature)
+        metrics["contrast"] = contrast
+        loss = c.beta * reconstruction + (1 - c.beta) * contrast
+    return loss, metrics | {"loss": loss}
+
+
+def _step(trainer: Trainer, state: TrainState, data: Array, stats: Statistics):
+    c = trainer.config
+    batch, per_epoch = min(c.batch_size, len(data)), max(1, len(data) // c.batch_size)
+    key_order = jax.random.fold_in(jax.random.fold_in(state.key, 0), state.step // per_epoch)
+    order = jax.random.permutation(key_order, len(data))
+    index = lax.dynamic_slice(order, (state.step % per_epoch * batch,), (batch,))
+    vectors = lax.with_sharding_constraint(
+        data[index], NamedSharding(trainer.mesh, P("batch" if batch == c.batch_size else None))
+    )
+    key = jax.random.fold_in(jax.random.fold_in(state.key, 1), state.step)
+    grad_fn = jax.value_and_grad(loss_fn, argnums=1, has_aux=True)
+    (_, metrics), grads = grad_fn(trainer, state.params, stats, vectors, key)
+    updates, opt_state = optimizer(c).update(grads, state.opt_state, state.params)
+    params = optax.apply_updates(state.params, updates)
+    metrics["grad_norm"] = optax.tree.norm(grads)
+    return TrainState(params, opt_state, state.step + 1, state.key), metrics
+
+
+@functools.partial(jax.jit, static_argnames="trainer", donate_argnames="state")
+def train_steps(
+    trainer: Trainer, state: TrainState, data: Array, stats: Statistics, count: Array
+) -> tuple[TrainState, dict[str, Array]]:
+    """`count` steps on train vectors `data` float32[N, D]; returns the metrics' means.
+
+    Batches depend on (key, step) alone. `count` is traced: one compilation serves all.
+    `state` is donated.
+    """
+    shapes = jax.eval_shape(lambda s: _step(trainer, s, data, stats)[1], state)
+    sums = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+
+    def body(_, carry):
+        state, sums = carry
+        state, metrics = _step(trainer, state, data, stats)
+        return state, jax.tree.map(jnp.add, sums, metrics)
+
+    state, sums = lax.fori_loop(0, count, body, (state, sums))
+    return state, jax.tree.map(lambda total: total / count, sums)
+
+
+@functools.partial(jax.jit, static_argnames=("module", "spec"))
+def _encode(module: Autoencoder, spec: WeightSpec, params, stats, vectors):
+    return module.apply({"params": params}, to_inputs(spec, stats, vectors), method="encode")
+
+
+@functools.partial(jax.jit, static_argnames=("module", "spec"))
+def _decode(module: Autoencoder, spec: WeightSpec, params, stats, latents):
+    return from_outputs(spec, stats, module.apply({"params": params}, latents, method="decode"))
+
+
+def encode(hyperrep: HyperRep, vectors: Array, *, batch: int = 256) -> np.ndarray:
+    """Aligned weight vectors float32[N, D] -> latents float32[N, latent]."""
+    _check(vectors, hyperrep.spec.num_params, "weight vectors")
+    return _batched(_encode, hyperrep, vectors, batch)
+
+
+def decode(hyperrep: HyperRep, latents: Array, *, batch: int = 256) -> np.ndarray:
+    """Latents float32[N, latent] -> weight vectors float32[N, D], one forward pass."""
+    _check(latents, hyperrep.config.latent, "latents")
+    return _batched(_decode, hyperrep, latents, batch)
+
+
+def reconstruct(hyperrep: HyperRep, vectors: Array) -> np.ndarray:
+    """Encode and decode aligned weight vectors float32[N, D]."""
+    return decode(hyperrep, encode(hyperrep, vectors))
+
+
+def _check(array: Array, width: int, what: str) -> None:
+    if array.ndim != 2 or array.shape[1] != width or not len(array):
+        raise HyperJaxError(
+            f"{what} of shape {array.shape}: this hyper-representation takes [N, {width}], N > 0"
+        )
+    if not np.isfinite(array).all():
+        raise HyperJaxError(f"{what}: expected finite values, got NaN or infinity")
+
+
+def _batched(fn, hyperrep: HyperRep, array: Array, batch: int) -> np.ndarray:
+    """Apply in batches of one shape, so that any N compiles once; the last batch is padded."""
+    config = dataclasses.replace(hyperrep.config)
+    module = make_autoencoder(config, hyperrep.spec)
+    array = np.asarray(array, np.float32)
+    parts = []
+    for start in range(0, len(array), batch):
+        rows = array[start : start + batch]
+        full = np.pad(rows, ((0, batch - len(rows)), (0, 0)))
+        out = fn(module, hyperrep.spec, hyperrep.params, hyperrep.statistics, full)
+        parts.append(np.asarray(out)[: len(rows)])
+    return np.concatenate(parts)

@@ -1,0 +1,49 @@
+"""Resumable training state through Orbax: the latest checkpoint of each stage."""
+
+from pathlib import Path
+from typing import Any
+
+import jax
+from orbax.checkpoint import v1 as ocp
+
+from hyperjax.errors import HyperJaxError
+
+
+def save(folder: str | Path, step: int, state: Any) -> None:
+    """Save a pytree of arrays as the one checkpoint in `folder`.
+
+    The older one goes once the new one is whole.
+    """
+    keep_one = ocp.training.preservation_policies.LatestN(1)
+    path = Path(folder).absolute()
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with ocp.training.Checkpointer(path, preservation_policy=keep_one) as checkpointer:
+            checkpointer.save(step, state)
+    except OSError as error:
+        raise HyperJaxError(f"cannot write checkpoint {path}: {error.strerror or error}") from error
+
+
+def latest_step(folder: str | Path) -> int | None:
+    """Step of the checkpoint in `folder`; None if there is none."""
+    path = Path(folder).absolute()
+    if not path.exists():
+        return None
+    with ocp.training.Checkpointer(path) as checkpointer:
+        return None if checkpointer.latest is None else int(checkpointer.latest.step)
+
+
+def restore(folder: str | Path, step: int, like: Any) -> Any:
+    """Restore the checkpoint of `step` with the structure, shapes and sharding of `like`."""
+    path = Path(folder).absolute()
+    abstract = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding), like
+    )
+    try:
+        with ocp.training.Checkpointer(path) as checkpointer:
+            return checkpointer.load(step, abstract)
+    except (OSError, ValueError, KeyError) as error:
+        raise HyperJaxError(
+            f"checkpoint {path}/{step} cannot be restored ({error}); delete that folder to train "
+            "this stage again from its start"
+        ) from error

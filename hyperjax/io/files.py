@@ -1,0 +1,32 @@
+"""Files that appear whole or not at all."""
+
+import os
+import secrets
+from pathlib import Path
+
+from hyperjax.errors import HyperJaxError
+
+
+def atomic_write(path: str | os.PathLike, data: bytes) -> None:
+    """Write a file by write-then-rename, and its folders where they are missing.
+
+    A reader sees the old contents or the new, never a part; a failure leaves the old file and
+    nothing else. Raises HyperJaxError naming the path if the system refuses (a full disk, no
+    permission).
+    """
+    path = Path(path)
+    # in the same folder: a rename across file systems would not be atomic
+    partial = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}.partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with open(partial, "xb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())  # else a crash may leave the new name on no data
+            os.replace(partial, path)
+        except BaseException:
+            partial.unlink(missing_ok=True)
+            raise
+    except OSError as error:
+        raise HyperJaxError(f"cannot write {path}: {error.strerror or error}") from error

@@ -1,0 +1,149 @@
+"""The working directory that the three scripts share.
+
+config.json, manifest.json (one entry per command: versions, devices, data), metrics.jsonl,
+checkpoints/, zoo/, hyperrep/, samples/, populations/, report/.
+"""
+
+import datetime
+import fcntl
+import importlib.metadata
+import json
+import os
+import platform
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from hyperjax import config as config_lib
+from hyperjax.config import Config
+from hyperjax.errors import HyperJaxError
+from hyperjax.io.files import atomic_write
+
+PACKAGES = ("hyperjax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "scipy")
+
+
+def zoo_path(workdir: Path) -> Path:
+    return workdir / "zoo" / "zoo.safetensors"
+
+
+def hyperrep_path(workdir: Path, name: str) -> Path:
+    return workdir / "hyperrep" / f"{name}.safetensors"
+
+
+def create(workdir: Path, config: Config) -> None:
+    """Claim a folder for a configuration.
+
+    Raises HyperJaxError, with the differences, if it was made with another one.
+    """
+    path = workdir / "config.json"
+    if path.exists():
+        ours, theirs = (
+            config_lib.flat(config_lib.to_dict(c)) for c in (config, load_config(workdir))
+        )
+        differing = [
+            f"  {field}: {theirs[field]!r} there, {ours[field]!r} here"
+            for field in ours
+            if ours[field] != theirs[field] and field not in ("data_dir",)
+        ]
+        if differing:
+            raise HyperJaxError(
+                f"{workdir} was made with another configuration; choose another --workdir or "
+                "the same settings:\n" + "\n".join(differing)
+            )
+    else:
+        atomic_write(path, json.dumps(config_lib.to_dict(config), indent=2).encode())
+
+
+def load_config(workdir: Path) -> Config:
+    """The configuration a folder was made with."""
+    path = Path(workdir) / "config.json"
+    try:
+        return config_lib.from_dict(json.loads(path.read_text()))
+    except FileNotFoundError as error:
+        raise HyperJaxError(
+            f"{workdir} is no HyperJAX workdir (it has no config.json); make one with "
+            f"python train.py --config=configs/digits.py --workdir={workdir}"
+        ) from error
+    except (OSError, ValueError) as error:
+        raise HyperJaxError(f"cannot read {path}: {error}") from error
+
+
+def unfinished(workdir: Path, path: Path) -> HyperJaxError:
+    """The error for a workdir whose training is not complete."""
+    return HyperJaxError(
+        f"{workdir} is not finished: it has no {path.relative_to(workdir)}; run train.py with "
+        "the same --config and --workdir to complete it"
+    )
+
+
+def describe_run(command: str, **facts: Any) -> dict[str, Any]:
+    """Versions, devices, time and `facts`: what is saved with every result."""
+    versions = {}
+    for package in PACKAGES:
+        try:
+            versions[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            versions[package] = "not installed"
+    devices = jax.devices()
+    return {
+        "command": command,
+        "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "python": platform.python_version(),
+        "versions": versions,
+        "platform": devices[0].platform,
+        "devices": [device.device_kind for device in devices],
+        "cores": os.cpu_count(),
+        **facts,
+    }
+
+
+def add_to_manifest(workdir: Path, entry: dict[str, Any]) -> None:
+    path = workdir / "manifest.json"
+    entries = json.loads(path.read_text()) if path.exists() else []
+    atomic_write(path, json.dumps([*entries, entry], indent=2).encode())
+
+
+def command_line() -> str:
+    return " ".join([Path(sys.argv[0]).name, *sys.argv[1:]])
+
+
+def log_metrics(workdir: Path, record: dict[str, Any]) -> None:
+    """Append one line to metrics.jsonl."""
+    with open(workdir / "metrics.jsonl", "a") as file:
+        file.write(json.dumps(record) + "\n")
+
+
+def forget_metrics(workdir: Path, stage: str, after: int) -> None:
+    """Drop a stage's lines beyond step `after`, which a resumed run writes again."""
+    path = workdir / "metrics.jsonl"
+    if not path.exists():
+        return
+    kept = []
+    for line in path.read_text().splitlines():
+        try:
+            record = json.loads(line)
+        except ValueError:
+            continue  # the line that a killed run was writing
+        if record.get("stage") != stage or record.get("step", 0) <= after:
+            kept.append(line + "\n")
+    atomic_write(path, "".join(kept).encode())
+
+
+@contextmanager
+def lock(workdir: Path) -> Iterator[None]:
+    """Keep two commands from writing one folder at the same time."""
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        file = open(workdir / ".lock", "w")  # noqa: SIM115 held for the whole run
+    except OSError as error:
+        raise HyperJaxError(f"cannot write to {workdir}: {error.strerror or error}") from error
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise HyperJaxError(f"{workdir} is in use by another command") from error
+        yield

@@ -1,0 +1,119 @@
+"""How models and populations behave: diversity, ensembles and novelty. Pure JAX.
+
+Diverged models (logits or weights that are not finite) are for the caller to leave out.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+
+from hyperjax.errors import HyperJaxError, unknown
+from hyperjax.types import Array
+
+ENSEMBLES = ("softmax", "logits", "vote")
+
+
+@jax.jit
+def pairwise_disagreement(predictions: Array) -> Array:
+    """Share of images on which two distinct models differ, averaged over all pairs.
+
+    Takes predicted classes int[M, N]; gives a float32 scalar in [0, 1], NaN for one model.
+    """
+    num_models = predictions.shape[0]
+    pairs = num_models * (num_models - 1) // 2
+    if pairs == 0:
+        return jnp.float32(jnp.nan)
+    # Sort each image's predictions, so that a class is a run. The element at offset k of its
+    # run agrees with the k before it; hence a run of n gives n (n - 1) / 2 agreeing pairs.
+    ordered = jnp.sort(predictions, axis=0)
+    index = jnp.arange(num_models)[:, None]
+    opens_run = jnp.concatenate([jnp.ones_like(ordered[:1], bool), ordered[1:] != ordered[:-1]])
+    run_start = jax.lax.cummax(jnp.where(opens_run, index, 0))
+    agreeing = jnp.sum(index - run_start, axis=0)
+    return jnp.mean((pairs - agreeing).astype(jnp.float32)) / pairs
+
+
+@functools.partial(jax.jit, static_argnames="how")
+def ensemble_predictions(logits: Array, how: str = "softmax") -> Array:
+    """Predicted classes int32[N] of the ensemble of M models with logits f[M, N, C].
+
+    Args:
+      how: "softmax" averages probabilities; "logits" averages logits; "vote" takes the
+        majority of the models' predictions, ties going to the larger mean probability.
+
+    Raises HyperJaxError on another `how`. (The paper does not say which one its figure 5 uses.)
+    """
+    if how not in ENSEMBLES:
+        raise unknown("ensemble", how, ENSEMBLES)
+    scores = jnp.mean(logits if how == "logits" else jax.nn.softmax(logits), axis=0)
+    if how == "vote":
+        # A mean probability is below 1 unless the vote is unanimous: it settles ties only.
+        votes = jax.nn.one_hot(jnp.argmax(logits, axis=-1), logits.shape[-1])
+        scores += jnp.sum(votes, axis=0)
+    return jnp.argmax(scores, axis=-1).astype(jnp.int32)
+
+
+@functools.partial(jax.jit, static_argnames="exclude_self")
+def error_overlap(
+    predictions: Array, train_predictions: Array, labels: Array, *, exclude_self: bool = False
+) -> Array:
+    """Behavioural similarity of each model to the training model most like it, float32[M].
+
+    It is the intersection over union of the sets of wrongly classified images, maximised over
+    training models (Zeng et al., arXiv 2506.07998). Two models without errors overlap by 1.
+
+    Args:
+      predictions: int[M, N] classes that the models predict.
+      train_predictions: int[T, N] those of the training models.
+      labels: int[N] true classes.
+      exclude_self: the models are the training models: compare each with the others only.
+
+    Raises HyperJaxError if there is nothing to compare with.
+    """
+    _check_references(predictions, train_predictions, exclude_self)
+    wrong = (predictions != labels[None, :]).astype(jnp.float32)
+    train_wrong = (train_predictions != labels[None, :]).astype(jnp.float32)
+    both = wrong @ train_wrong.T  # counts, exact in float32 up to 2**24 images
+    either = jnp.sum(wrong, axis=1)[:, None] + jnp.sum(train_wrong, axis=1)[None, :] - both
+    overlap = jnp.where(either > 0, both / jnp.maximum(either, 1), 1.0)
+    if exclude_self:
+        overlap = jnp.where(jnp.eye(len(overlap), dtype=bool), -jnp.inf, overlap)
+    return jnp.max(overlap, axis=1)
+
+
+@functools.partial(jax.jit, static_argnames="exclude_self")
+def nearest_distance(vectors: Array, anchors: Array, *, exclude_self: bool = False) -> Array:
+    """Euclidean distance of each vector f[M, D] to the nearest of the anchors f[T, D], float32[M].
+
+    Sums squared differences, one vector at a time. The shorter way over inner products
+    cancels in float32, and loses just the small distances by which replicas are known.
+
+    Args:
+      exclude_self: the vectors are the anchors: compare each with the others only.
+
+    Raises HyperJaxError if there is nothing to compare with.
+    """
+    _check_references(vectors, anchors, exclude_self)
+
+    def one(item):
+        index, vector = item
+        squares = jnp.sum(jnp.square(anchors - vector[None, :]), axis=1)
+        if exclude_self:
+            squares = squares.at[index].set(jnp.inf)
+        return jnp.sqrt(jnp.min(squares))
+
+    return jax.lax.map(one, (jnp.arange(len(vectors)), jnp.asarray(vectors)))
+
+
+def _check_references(models: Array, references: Array, exclude_self: bool) -> None:
+    if exclude_self and len(models) != len(references):
+        raise HyperJaxError(
+            f"exclude_self: got {len(models)} models and {len(references)} references, "
+            "expected the same models twice"
+        )
+    if len(references) <= exclude_self:
+        raise HyperJaxError(
+            f"cannot compare models with {len(references)} reference models; "
+            f"expected at least {1 + exclude_self}"
+        )

@@ -1,0 +1,170 @@
+"""The hyper-representation's attention autoencoder (paper section 3, appendix B).
+
+Neuron tokens -> per-layer linear embedding, compression token, learned positions, pre-norm
+transformer blocks -> linear bottleneck with tanh -> latent; the decoder mirrors it. A
+projection head maps latents to the space of the contrastive loss.
+
+Not in the paper: `linear_path` adds a linear encoder and decoder beside the attention, which
+`hyperrep.principal_components` starts at the train members' principal components. The
+attention then starts at zero and learns what they miss (docs/design.md).
+"""
+
+import dataclasses
+
+import flax.linen as nn
+import jax.numpy as jnp
+from flax.linen.initializers import normal, variance_scaling, zeros
+
+from hyperjax import weights
+from hyperjax.config import AutoencoderConfig
+from hyperjax.types import Array
+from hyperjax.weights import WeightSpec
+
+
+def _dense(features: int, dtype, name: str | None = None, kernel_init=None) -> nn.Dense:
+    init = kernel_init or variance_scaling(1.0, "fan_avg", "uniform")
+    return nn.Dense(features, dtype=dtype, kernel_init=init, name=name)
+
+
+class Block(nn.Module):
+    """Pre-norm transformer block on [B, T, d]: attention over tokens, then a ReLU MLP."""
+
+    heads: int
+    mlp_dim: int
+    dropout: float
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, x_BxTxd: Array, *, train: bool) -> Array:
+        dim, drop = x_BxTxd.shape[-1], nn.Dropout(self.dropout, deterministic=not train)
+        h = nn.LayerNorm(dtype=self.dtype, name="norm_attention")(x_BxTxd)
+        h = nn.MultiHeadDotProductAttention(
+            num_heads=self.heads,
+            dtype=self.dtype,
+            dropout_rate=self.dropout,
+            deterministic=not train,
+            name="attention",
+        )(h)
+        x_BxTxd = x_BxTxd + drop(h)
+        h = nn.LayerNorm(dtype=self.dtype, name="norm_mlp")(x_BxTxd)
+        h = drop(nn.relu(_dense(self.mlp_dim, self.dtype, "mlp_in")(h)))
+        return x_BxTxd + drop(_dense(dim, self.dtype, "mlp_out")(h))
+
+
+class Encoder(nn.Module):
+    """Scaled, centred weight vectors float32[B, D] -> latents float32[B, latent]."""
+
+    config: AutoencoderConfig
+    spec: WeightSpec
+
+    @nn.compact
+    def __call__(self, vectors_BxD: Array, *, train: bool) -> Array:
+        c, dtype = self.config, jnp.dtype(self.config.dtype)
+        tokens = weights.tokenize(self.spec, vectors_BxD)
+        # One embedding per layer, shared by its neurons.
+        parts = [
+            _dense(c.dim, dtype, f"embed_{layer.name}")(token)
+            for layer, token in zip(self.spec.layers, tokens, strict=True)
+        ]
+        if c.compression == "token":
+            token = self.param("compression_token", normal(1.0), (1, 1, c.dim))
+            batch = vectors_BxD.shape[0]
+            parts.insert(0, jnp.broadcast_to(token, (batch, 1, c.dim)).astype(dtype))
+        x_BxTxd = jnp.concatenate(parts, axis=1)
+        positions = self.param("positions", normal(1.0), (1, *x_BxTxd.shape[1:]))
+        x_BxTxd = x_BxTxd + positions.astype(dtype)
+        for i in range(c.blocks):
+            x_BxTxd = Block(c.heads, c.mlp_dim, c.dropout, dtype, name=f"block_{i}")(
+                x_BxTxd, train=train
+            )
+        if c.compression == "token":
+            pooled = x_BxTxd[:, 0]
+        elif c.compression == "average":
+            pooled = x_BxTxd.mean(1)
+        else:  # linear: all tokens, flattened
+            pooled = x_BxTxd.reshape(len(x_BxTxd), -1)
+        init = zeros if c.linear_path else None
+        z_BxZ = _dense(c.latent, jnp.float32, "bottleneck", init)(pooled.astype(jnp.float32))
+        if c.linear_path:
+            z_BxZ = z_BxZ + nn.Dense(c.latent, use_bias=False, name="linear")(vectors_BxD)
+        return jnp.tanh(z_BxZ) if c.tanh else z_BxZ
+
+
+class Decoder(nn.Module):
+    """Latents float32[B, latent] -> scaled, centred weight vectors float32[B, D]."""
+
+    config: AutoencoderConfig
+    spec: WeightSpec
+
+    @nn.compact
+    def __call__(self, z_BxZ: Array, *, train: bool) -> Array:
+        c, dtype = self.config, jnp.dtype(self.config.dtype)
+        shape = (self.spec.num_tokens, c.dim)
+        x = _dense(shape[0] * shape[1], dtype, "expand")(z_BxZ.astype(dtype))
+        x_BxTxd = x.reshape(-1, *shape)
+        x_BxTxd = x_BxTxd + self.param("positions", normal(1.0), (1, *shape)).astype(dtype)
+        for i in range(c.blocks):
+            x_BxTxd = Block(c.heads, c.mlp_dim, c.dropout, dtype, name=f"block_{i}")(
+                x_BxTxd, train=train
+            )
+        tokens, start = [], 0
+        for layer in self.spec.layers:
+            end = start + layer.num_neurons
+            # Zero at the start: an untrained autoencoder decodes to the train members' mean.
+            out = _dense(layer.token_size, dtype, f"unembed_{layer.name}", zeros)
+            tokens.append(out(x_BxTxd[:, start:end]))
+            start = end
+        out_BxD = weights.detokenize(self.spec, tokens).astype(jnp.float32)
+        if c.linear_path:
+            out_BxD = out_BxD + nn.Dense(self.spec.num_params, use_bias=False, name="linear")(z_BxZ)
+        return out_BxD
+
+
+class ProjectionHead(nn.Module):
+    """Latents -> contrastive space. LayerNorm where the published code has BatchNorm, so that
+    an example's projection does not depend on the rest of its batch."""
+
+    config: AutoencoderConfig
+
+    @nn.compact
+    def __call__(self, z_BxZ: Array) -> Array:
+        c = self.config
+        for i in range(c.projection_layers):
+            z_BxZ = _dense(c.projection_hidden, jnp.float32, f"hidden_{i}")(z_BxZ)
+            z_BxZ = nn.relu(nn.LayerNorm(name=f"norm_{i}")(z_BxZ))
+        return _dense(c.projection_dim, jnp.float32, "out")(z_BxZ) if c.projection_layers else z_BxZ
+
+
+class Autoencoder(nn.Module):
+    """Encoder, decoder and projection head with one parameter tree."""
+
+    config: AutoencoderConfig
+    spec: WeightSpec
+
+    def setup(self):
+        self.encoder = Encoder(self.config, self.spec)
+        self.decoder = Decoder(self.config, self.spec)
+        self.head = ProjectionHead(self.config)
+
+    def __call__(self, vectors_BxD: Array, *, train: bool) -> tuple[Array, Array, Array]:
+        """Latents, reconstructions and projections of a batch."""
+        z_BxZ = self.encoder(vectors_BxD, train=train)
+        return z_BxZ, self.decoder(z_BxZ, train=train), self.head(z_BxZ)
+
+    def encode(self, vectors_BxD: Array) -> Array:
+        return self.encoder(vectors_BxD, train=False)
+
+    def decode(self, z_BxZ: Array) -> Array:
+        return self.decoder(z_BxZ, train=False)
+
+
+def make_autoencoder(config: AutoencoderConfig, spec: WeightSpec) -> Autoencoder:
+    """Drop what the module does not depend on, so that configs that differ only in training
+    share a compilation."""
+    names = {
+        "dim", "heads", "mlp_dim", "blocks", "latent", "dropout", "compression", "tanh",
+        "linear_path",
+        "projection_layers", "projection_hidden", "projection_dim", "dtype",
+    }  # fmt: skip
+    kept = {f.name: getattr(config, f.name) for f in dataclasses.fields(config) if f.name in names}
+    return Autoencoder(AutoencoderConfig(**kept), spec)

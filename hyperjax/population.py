@@ -1,0 +1,319 @@
+"""Populations of small CNNs, trained and evaluated in lock step.
+
+Everything is written for ONE member and mapped over the population once, at the outside:
+`lax.map` (one member after another inside one compiled epoch, so that a member's activations
+stay in the CPU's cache) or `vmap` (all at once, for accelerators), and members split over
+all devices. Members never communicate.
+
+Member i draws its initial weights and its batches from (seed, member id, epoch) alone: it is
+the same whatever the population's size, its chunking or the number of devices.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax import lax
+from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from hyperjax import weights
+from hyperjax.config import TrainingConfig
+from hyperjax.errors import HyperJaxError, unknown
+from hyperjax.models.cnn import IMAGE_SIZE, ZooCNN
+from hyperjax.models.conv import default_form
+from hyperjax.types import Array, Key, Params
+from hyperjax.weights import WeightSpec
+
+_INIT, _SHUFFLE = 0, 1  # streams of random numbers of one member
+
+
+class Images(NamedTuple):
+    """One split of an image data set on the device, and its normalisation."""
+
+    pixels: Array  # uint8[N, 28, 28, C]
+    labels: Array  # int32[N]
+    mean: Array  # float32[C], of pixels / 255
+    std: Array  # float32[C]
+
+
+class Members(NamedTuple):
+    """State of a population; every leaf has a leading member axis."""
+
+    params: Params
+    opt_state: Any
+
+
+class Hyper(NamedTuple):
+    """What members may differ in, one entry per member."""
+
+    ids: Array  # int32[M], with the seed the source of all of a member's randomness
+    learning_rate: Array  # float32[M]
+    weight_decay: Array  # float32[M]
+
+
+class Evaluation(NamedTuple):
+    loss: Array  # float32[M], mean cross entropy
+    accuracy: Array  # float32[M], in [0, 1]
+    predictions: Array  # uint8[M, N]
+
+
+@dataclasses.dataclass(frozen=True)
+class Engine:
+    """How a population is computed. Hashable, hence static under `jit`."""
+
+    model: ZooCNN
+    spec: WeightSpec
+    optimizer: str
+    batch_size: int
+    eval_batch_size: int
+    members: str  # "map" or "vmap"
+    mesh: Mesh
+
+
+def make_engine(
+    spec: WeightSpec,
+    training: TrainingConfig,
+    *,
+    init: str = "uniform",
+    conv: str = "auto",
+    members: str = "auto",
+    devices: Any = None,
+) -> Engine:
+    """Engine for zoo CNNs of `spec`, on all local devices unless `devices` are given."""
+    devices = jax.devices() if devices is None else devices
+    on_cpu = devices[0].platform == "cpu"
+    if members == "auto":
+        members = "map" if on_cpu else "vmap"
+    if members not in ("map", "vmap"):
+        raise unknown("value of members", members, ("auto", "map", "vmap"))
+    form = default_form(devices[0].platform) if conv == "auto" else conv
+    return Engine(
+        model=ZooCNN(activation=spec.activation, initializer=init, conv_form=form),
+        spec=spec,
+        optimizer=training.optimizer,
+        batch_size=training.batch_size,
+        eval_batch_size=32 if members == "map" else 512,
+        members=members,
+        mesh=Mesh(np.asarray(devices), ("member",), axis_types=(AxisType.Auto,)),
+    )
+
+
+def hyper(ids: Array, training: TrainingConfig) -> Hyper:
+    """The same learning rate and weight decay for every member; replace fields to vary them."""
+    ids = jnp.asarray(ids, jnp.int32)
+    rate = jnp.full(ids.shape, training.learning_rate, jnp.float32)
+    decay = jnp.full(ids.shape, training.weight_decay, jnp.float32)
+    return Hyper(ids=ids, learning_rate=rate, weight_decay=decay)
+
+
+# --- one member -------------------------------------------------------------------------
+
+
+def optimizer(name: str, learning_rate: Array, weight_decay: Array) -> optax.GradientTransformation:
+    """PyTorch's Adam (L2 in the gradient), AdamW (decoupled) or SGD (momentum 0.9, L2)."""
+    decay, step = optax.add_decayed_weights(weight_decay), optax.scale(-learning_rate)
+    if name == "adam":
+        return optax.chain(decay, optax.scale_by_adam(), step)
+    if name == "adamw":
+        return optax.chain(optax.scale_by_adam(), decay, step)
+    if name == "sgd":
+        return optax.chain(decay, optax.trace(0.9), step)
+    raise unknown("optimiser", name, ("adam", "adamw", "sgd"))
+
+
+def normalize(images: Images, index: Array) -> Array:
+    """Gather and normalise: uint8 pixels -> float32[len(index), 28, 28, C]."""
+    scale, shift = 1 / (255 * images.std), -images.mean / images.std
+    return images.pixels[index] * scale[None, None, None] + shift[None, None, None]
+
+
+def member_key(root: Key, stream: int, member_id: Array) -> Key:
+    return jax.random.fold_in(jax.random.fold_in(root, stream), member_id)
+
+
+def init_member(engine: Engine, root: Key, member: Hyper) -> Members:
+    channels = engine.spec.layers[0].shape[1]
+    sample = jnp.zeros((1, IMAGE_SIZE, IMAGE_SIZE, channels))
+    params = engine.model.init(member_key(root, _INIT, member.ids), sample)["params"]
+    return start_member(engine, params, member)
+
+
+def start_member(engine: Engine, params: Params, member: Hyper) -> Members:
+    """Given weights with a fresh optimiser state."""
+    tx = optimizer(engine.optimizer, member.learning_rate, member.weight_decay)
+    return Members(params=params, opt_state=tx.init(params))
+
+
+def train_member(
+    engine: Engine, state: Members, member: Hyper, images: Images, root: Key, epoch: Array
+) -> tuple[Members, dict[str, Array]]:
+    """One epoch over all images in a fresh order; the last, shorter batch is kept.
+
+    Returns the new state and the epoch's running mean of loss and accuracy.
+    """
+    tx = optimizer(engine.optimizer, member.learning_rate, member.weight_decay)
+    count, batch = len(images.labels), min(engine.batch_size, len(images.labels))
+    key = jax.random.fold_in(member_key(root, _SHUFFLE, member.ids), epoch)
+    order = jax.random.permutation(key, count)
+
+    def loss_fn(params, index):
+        logits = engine.model.apply({"params": params}, normalize(images, index))
+        labels = images.labels[index]
+        losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+        correct = (logits.argmax(-1) == labels) & jnp.isfinite(losses)  # as in evaluate_member
+        return losses.mean(), correct.sum()
+
+    def step(state, index):
+        (loss, correct), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.params, index)
+        updates, opt_state = tx.update(grads, state.opt_state, state.params)
+        state = Members(optax.apply_updates(state.params, updates), opt_state)
+        return state, jnp.stack([loss * len(index), correct.astype(jnp.float32)])
+
+    whole = count // batch * batch
+    state, sums = lax.scan(step, state, order[:whole].reshape(-1, batch))
+    total = sums.sum(0)
+    if whole < count:
+        state, last = step(state, order[whole:])
+        total = total + last
+    return state, {"loss": total[0] / count, "accuracy": total[1] / count}
+
+
+def evaluate_member(engine: Engine, params: Params, images: Images) -> Evaluation:
+    """Loss, accuracy and predictions on all images, in batches that fit the cache."""
+    count = len(images.labels)
+    batch = min(engine.eval_batch_size, count)
+    index = jnp.arange(-(-count // batch) * batch).reshape(-1, batch)
+
+    def step(carry, index):
+        real, index = index < count, jnp.minimum(index, count - 1)  # the last batch is padded
+        logits = engine.model.apply({"params": params}, normalize(images, index))
+        labels = images.labels[index]
+        losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+        predictions = logits.argmax(-1)
+        # A diverged member's NaN logits are argmax-ed to class 0: count them as wrong.
+        correct = (predictions == labels) & jnp.isfinite(losses)
+        sums = jnp.stack([jnp.where(real, losses, 0).sum(), (correct & real).sum()])
+        return carry + sums, predictions.astype(jnp.uint8)
+
+    sums, predictions = lax.scan(step, jnp.zeros(2), index)
+    loss, accuracy = sums / count
+    return Evaluation(loss=loss, accuracy=accuracy, predictions=predictions.reshape(-1)[:count])
+
+
+# --- the population ---------------------------------------------------------------------
+
+
+def _over_members(engine: Engine, fn: Callable) -> Callable:
+    """Map `fn(per_member, *shared)` over the members on every device of the mesh."""
+
+    def local(per_member, *shared):
+        def one(member):
+            return fn(member, *shared)
+
+        return jax.vmap(one)(per_member) if engine.members == "vmap" else lax.map(one, per_member)
+
+    def mapped(per_member, *shared):
+        specs = (P("member"), *([P()] * len(shared)))
+        # check_vma: scans start from constants, which do not vary over the members' axis
+        return jax.shard_map(
+            local, mesh=engine.mesh, in_specs=specs, out_specs=P("member"), check_vma=False
+        )(per_member, *shared)
+
+    return mapped
+
+
+@functools.partial(jax.jit, static_argnames="engine")
+def init(engine: Engine, root: Key, hyper: Hyper) -> Members:
+    """Initial weights of the members `hyper.ids`."""
+    return _over_members(engine, lambda member, root: init_member(engine, root, member))(
+        hyper, root
+    )
+
+
+@functools.partial(jax.jit, static_argnames="engine")
+def start(engine: Engine, vectors: Array, hyper: Hyper) -> Members:
+    """Members that start from given flat vectors float32[M, D], with fresh optimiser states."""
+
+    def one(args):
+        vector, member = args
+        return start_member(engine, weights.unflatten(engine.spec, vector), member)
+
+    return _over_members(engine, one)((vectors, hyper))
+
+
+@functools.partial(jax.jit, static_argnames="engine", donate_argnames="state")
+def train_epoch(
+    engine: Engine, state: Members, hyper: Hyper, images: Images, root: Key, epoch: Array
+) -> tuple[Members, dict[str, Array]]:
+    """Train every member for one epoch. `state` is donated."""
+
+    def one(args, images, root, epoch):
+        return train_member(engine, *args, images, root, epoch)
+
+    return _over_members(engine, one)((state, hyper), images, root, epoch)
+
+
+@functools.partial(jax.jit, static_argnames="engine")
+def evaluate(engine: Engine, params: Params, images: Images) -> Evaluation:
+    """Evaluate every member on `images`."""
+
+    def one(params, images):
+        return evaluate_member(engine, params, images)
+
+    return _over_members(engine, one)(params, images)
+
+
+@functools.partial(jax.jit, static_argnames="engine")
+def evaluate_vectors(engine: Engine, vectors: Array, images: Images) -> Evaluation:
+    """Evaluate flat vectors float32[M, D] on `images`."""
+
+    def one(vector, images):
+        return evaluate_member(engine, weights.unflatten(engine.spec, vector), images)
+
+    return _over_members(engine, one)(vectors, images)
+
+
+@functools.partial(jax.jit, static_argnames="engine")
+def vectors(engine: Engine, params: Params) -> Array:
+    """Flat vectors float32[M, D] of the members."""
+    return weights.flatten(engine.spec, params)
+
+
+# --- placement --------------------------------------------------------------------------
+
+
+def padded(engine: Engine, count: int) -> int:
+    """Smallest number of members >= `count` that the devices divide."""
+    size = engine.mesh.size
+    return -(-count // size) * size
+
+
+def place_members(engine: Engine, tree: Any, size: int = 0) -> Any:
+    """Split a tree with a leading member axis over the devices.
+
+    The last member is repeated until there are `size` members and the devices divide them;
+    callers drop the extra ones from what they read back.
+    """
+    count = len(jax.tree.leaves(tree)[0])
+    if count == 0:
+        raise HyperJaxError("the population is empty: expected at least one member")
+    index = np.minimum(np.arange(padded(engine, max(size, count))), count - 1)
+    sharding = NamedSharding(engine.mesh, P("member"))
+    return jax.tree.map(lambda leaf: jax.device_put(np.asarray(leaf)[index], sharding), tree)
+
+
+def place_images(engine: Engine, pixels, labels, mean, std) -> Images:
+    """Copy one split of images to every device."""
+    images = Images(
+        np.asarray(pixels, np.uint8),
+        np.asarray(labels, np.int32),
+        np.asarray(mean, np.float32),
+        np.asarray(std, np.float32),
+    )
+    return jax.device_put(images, NamedSharding(engine.mesh, P()))

@@ -1,0 +1,172 @@
+"""Train a hyper-representation into the workdir: validated, checkpointed, resumable."""
+
+import dataclasses
+import math
+import shutil
+import time
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from hyperjax import hyperrep, losses
+from hyperjax.config import AutoencoderConfig, Config
+from hyperjax.hyperrep import HyperRep, Statistics, Trainer, TrainState
+from hyperjax.io import checkpoint, hyperrep_file, progress, workdir
+from hyperjax import lab as lab_lib
+from hyperjax.lab import Lab
+from hyperjax.weights_data import WeightData
+from hyperjax.types import Params
+
+_STEPS_PER_CALL = 10  # between two updates of the progress bar
+LWLN, NO_LWLN = "lwln", "no_lwln"
+
+
+class Progress(NamedTuple):
+    """All that a resumed run needs."""
+
+    state: TrainState
+    best: Params
+    best_score: jax.Array  # float32
+    best_step: jax.Array  # int32
+
+
+def variants(config: Config) -> dict[str, AutoencoderConfig]:
+    """The autoencoder of the configuration under its name and, if asked for, its twin."""
+    main = config.autoencoder
+    twin = dataclasses.replace(main, lwln=not main.lwln)
+    both = [main, twin] if main.train_baseline else [main]
+    return {LWLN if variant.lwln else NO_LWLN: variant for variant in both}
+
+
+def main_name(config: Config) -> str:
+    return next(iter(variants(config)))
+
+
+def make_hyperrep(
+    name: str, config: Config, data: WeightData, reference: np.ndarray, lab: Lab, folder: Path
+) -> HyperRep:
+    """Train the variant `name`, or read it if the workdir has it."""
+    path = workdir.hyperrep_path(folder, name)
+    if path.exists():
+        return hyperrep_file.read(path)[0]
+    variant, spec = variants(config)[name], lab.engine.spec
+    trainer = hyperrep.make_trainer(variant, spec)
+    stats = hyperrep.statistics(variant, spec, data.train_vectors)
+    result = _train(name, trainer, stats, config, data, lab, folder)
+    trained = HyperRep(variant, spec, jax.device_get(result.best), stats, reference)
+    info = {
+        "name": name,
+        "seed": config.seed,
+        "best_step": int(result.best_step),
+        "best_score": float(result.best_score),
+        "selected_by": variant.select,
+        **validate(trained, data, lab),
+    }
+    hyperrep_file.write(path, trained, info)
+    shutil.rmtree(_checkpoints(folder, name), ignore_errors=True)
+    return trained
+
+
+def validate(trained: HyperRep, data: WeightData, lab: Lab) -> dict[str, float]:
+    """R² and accuracy of reconstructions, of train and of held-out (validation) members."""
+    c, spec, stats = trained.config, trained.spec, trained.statistics
+    mean = data.train_vectors.mean(0)
+    results = {}
+    for part, weights in (("train", data.train), ("heldout", data.val)):
+        members = weights[: max(1, c.eval_models)] if c.eval_models else weights
+        vectors = members.reshape(-1, spec.num_params)
+        outputs = hyperrep.reconstruct(trained, vectors)
+        r2 = losses.r_squared(spec, outputs, vectors, mean, stats.layer_std)
+        results |= {f"{part}_r2_{layer}": value for layer, value in r2.items()}
+        scale = stats.layer_std if c.lwln else np.ones_like(stats.layer_std)
+        results[f"{part}_loss"] = float(losses.reconstruction(spec, outputs, vectors, scale)[0])
+        if c.eval_models:
+            last = outputs.reshape(members.shape)[:, -1]
+            accuracy = lab_lib.evaluate(lab, last, lab.val).accuracy
+            results[f"{part}_accuracy"] = float(np.mean(accuracy))
+    return results
+
+
+def _train(
+    name: str,
+    trainer: Trainer,
+    stats: Statistics,
+    config: Config,
+    data: WeightData,
+    lab: Lab,
+    folder: Path,
+) -> Progress:
+    c, stage, checkpoints = trainer.config, f"hyperrep/{name}", _checkpoints(folder, name)
+    device_stats = jax.tree.map(jnp.asarray, stats)
+    vectors = jnp.asarray(data.train_vectors)
+    current, done = _start(trainer, config.seed, stats, data, checkpoints)
+    workdir.forget_metrics(folder, stage, done)
+    saved = time.monotonic()
+    with progress.bar(f"hyper-representation {name}", c.steps, done) as advance:
+        note = ""
+        while done < c.steps:
+            state, sums = current.state, {}
+            until = min((done // c.eval_every + 1) * c.eval_every, c.steps)
+            for begin in range(done, until, _STEPS_PER_CALL):
+                count = min(_STEPS_PER_CALL, until - begin)
+                state, metrics = hyperrep.train_steps(
+                    trainer, state, vectors, device_stats, jnp.int32(count)
+                )
+                for key, value in jax.device_get(metrics).items():
+                    sums[key] = sums.get(key, 0.0) + count * float(value)
+                advance(count, note)
+            means = {f"train_{key}": total / (until - done) for key, total in sums.items()}
+            done = until
+            held = HyperRep(c, trainer.spec, state.params, device_stats, np.zeros(0))
+            scores = validate(held, data, lab)
+            current = _keep_best(c, current, state, scores)
+            workdir.log_metrics(folder, {"stage": stage, "step": done, **means, **scores})
+            note = _note(scores)
+            if time.monotonic() - saved >= config.checkpoint_seconds and done < c.steps:
+                checkpoint.save(checkpoints, done, current)
+                saved = time.monotonic()
+        advance(0, note)
+    return current
+
+
+def _start(
+    trainer: Trainer, seed: int, stats: Statistics, data: WeightData, checkpoints: Path
+) -> tuple[Progress, int]:
+    state = hyperrep.init(trainer, jax.random.fold_in(jax.random.key(seed), 1))
+    if trainer.config.linear_path:
+        state = hyperrep.principal_components(trainer, state, stats, data.train_vectors)
+    copy = jax.tree.map(jnp.copy, state.params)  # the state itself is donated step by step
+    fresh = Progress(state, copy, jnp.float32(-math.inf), jnp.int32(0))
+    step = checkpoint.latest_step(checkpoints)
+    return (fresh, 0) if step is None else (checkpoint.restore(checkpoints, step, fresh), step)
+
+
+def _keep_best(
+    c: AutoencoderConfig, current: Progress, state: TrainState, scores: dict[str, Any]
+) -> Progress:
+    score = {
+        "loss": -scores["heldout_loss"],
+        "accuracy": scores.get("heldout_accuracy", math.nan),
+        "last": float(state.step),
+    }[c.select]
+    if score > float(current.best_score):
+        best = jax.tree.map(jnp.copy, state.params)
+        return Progress(state, best, jnp.float32(score), jnp.copy(state.step))
+    return current._replace(state=state)
+
+
+def _note(scores: dict[str, float]) -> str:
+    text = f"R2 train {scores['train_r2_all']:.2f}, held-out {scores['heldout_r2_all']:.2f}"
+    if "heldout_accuracy" in scores:
+        text += (
+            f"; accuracy train {100 * scores['train_accuracy']:.0f} %, "
+            f"held-out {100 * scores['heldout_accuracy']:.0f} %"
+        )
+    return text
+
+
+def _checkpoints(folder: Path, name: str) -> Path:
+    return folder / "checkpoints" / f"hyperrep_{name}"

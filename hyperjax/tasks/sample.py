@@ -1,0 +1,99 @@
+"""`sample.py`: draw new models from a trained workdir."""
+
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from hyperjax import hyperrep, samplers, zoo
+from hyperjax.errors import HyperJaxError, unknown
+from hyperjax.io import workdir, zoo_file
+from hyperjax.io.progress import console
+from hyperjax.tasks import hyperreps
+from hyperjax import lab as lab_lib
+from hyperjax.tasks.train import SAMPLE_STREAM, Trained, load, stream
+from hyperjax.types import Key
+from hyperjax.zoo import Zoo
+
+
+def run(
+    folder: Path,
+    sampler: str,
+    num_samples: int,
+    *,
+    name: str = "",
+    seed: int | None = None,
+    output: Path | None = None,
+) -> Path:
+    """Draw `num_samples` models, evaluate them once, and write them as a population file.
+
+    `name` is the hyper-representation, "lwln" or "no_lwln"; by default the configuration's own.
+    """
+    check_request(sampler, num_samples)
+    trained = load(folder)
+    name = name or hyperreps.main_name(trained.config)
+    seed = trained.config.seed if seed is None else seed
+    key = jax.random.fold_in(stream(trained.config, SAMPLE_STREAM), seed)
+    vectors = draw(trained, name, sampler, num_samples, key)
+    population = _as_population(trained, vectors, name, sampler, seed)
+    default = folder / "samples" / f"{sampler}-{name}-n{num_samples}-seed{seed}.safetensors"
+    path = output or default
+    with workdir.lock(folder):
+        zoo_file.write(path, population)
+        entry = workdir.describe_run(workdir.command_line(), seed=seed, output=str(path))
+        workdir.add_to_manifest(folder, entry)
+    accuracy = 100 * population.metrics["test_accuracy"]
+    console.print(
+        f"{num_samples} models from {sampler} ({name}): test accuracy {np.mean(accuracy):.1f} ± "
+        f"{np.std(accuracy):.1f} % as decoded; written to {path}"
+    )
+    return path
+
+
+def check_request(sampler: str, num_samples: int) -> None:
+    """What can be refused before anything is loaded."""
+    if sampler not in samplers.names():
+        raise unknown("sampler", sampler, samplers.names())
+    if num_samples < 1:
+        raise HyperJaxError(f"--num_samples={num_samples}: expected at least 1")
+
+
+def draw(trained: Trained, name: str, sampler_name: str, count: int, key: Key) -> np.ndarray:
+    """New weight vectors float32[count, D] from the sampler fitted on the train members."""
+    if name not in trained.hyperreps:
+        raise unknown("hyper-representation", name, trained.hyperreps)
+    model = trained.hyperreps[name]
+    sampler = samplers.get_sampler(sampler_name, trained.config.samplers, model.spec)
+    key_fit, key_sample = jax.random.split(key)
+    if sampler.space == "weights":
+        # One snapshot a member: an average of two epochs of one member is no average of two.
+        state = sampler.fit(key_fit, trained.data.train[:, -1], trained.data.quality[:, -1])
+        return np.asarray(sampler.sample(key_sample, state, count))
+    anchors = hyperrep.encode(model, trained.data.train_vectors)
+    state = sampler.fit(key_fit, anchors, trained.data.quality.reshape(-1))
+    return hyperrep.decode(model, np.asarray(sampler.sample(key_sample, state, count)))
+
+
+def _as_population(
+    trained: Trained, vectors: np.ndarray, name: str, sampler: str, seed: int
+) -> Zoo:
+    metrics = {}
+    for part in ("train", "val", "test"):
+        result = lab_lib.evaluate(trained.lab, vectors, getattr(trained.lab, part))
+        metrics[f"{part}_loss"] = result.loss[:, None]
+        metrics[f"{part}_accuracy"] = result.accuracy[:, None]
+    return zoo.Zoo(
+        spec=trained.zoo.spec,
+        weights=vectors[:, None],
+        epochs=np.zeros(1, np.int32),
+        members=np.arange(len(vectors)),
+        metrics=metrics,
+        info={
+            "kind": "samples",
+            "sampler": sampler,
+            "hyperrep": name,
+            "seed": seed,
+            "dataset": trained.config.dataset,
+            "fingerprint": trained.images.fingerprint,
+        },
+    )

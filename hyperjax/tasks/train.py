@@ -1,0 +1,151 @@
+"""`train.py`: the zoo, then the hyper-representation with and without LWLN."""
+
+import time
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from hyperjax import zoo
+from hyperjax.config import Config, to_dict
+from hyperjax.hyperrep import HyperRep
+from hyperjax.io import images, workdir
+from hyperjax.io.images import ImageData
+from hyperjax.io.progress import console
+from hyperjax.models.cnn import zoo_cnn_spec
+from hyperjax import weights_data
+from hyperjax.tasks import hyperreps
+from hyperjax.lab import Lab
+from hyperjax.tasks.populations import Recipe, make_lab, make_population
+from hyperjax.weights_data import WeightData
+from hyperjax.zoo import Split, Zoo
+
+ZOO_STREAM, HYPERREP_STREAM, SAMPLE_STREAM, FINETUNE_STREAM = range(4)
+
+
+class Trained(NamedTuple):
+    """All that a workdir holds after training, loaded."""
+
+    config: Config
+    images: ImageData
+    lab: Lab
+    zoo: Zoo
+    split: Split
+    data: WeightData
+    hyperreps: dict[str, HyperRep]
+
+
+def stream(config: Config, number: int) -> jax.Array:
+    """The root key of one named stream of randomness."""
+    return jax.random.fold_in(jax.random.key(config.seed), number)
+
+
+def run(config: Config, folder: Path) -> Trained:
+    """Make what the workdir lacks; on a finished one, only load it."""
+    with workdir.lock(folder):
+        workdir.create(folder, config)
+        complete = all(
+            path.exists()
+            for path in (
+                workdir.zoo_path(folder),
+                *(workdir.hyperrep_path(folder, name) for name in hyperreps.variants(config)),
+            )
+        )
+        if complete:
+            console.print(f"{folder} is finished: nothing to train")
+        start = time.monotonic()
+        trained = _build(config, folder)
+        if not complete:
+            seconds = time.monotonic() - start
+            entry = workdir.describe_run(
+                workdir.command_line(),
+                seed=config.seed,
+                data=trained.images.fingerprint,
+                source=trained.images.source,
+                seconds=round(seconds, 1),
+            )
+            workdir.add_to_manifest(folder, entry)
+            console.print(f"{folder} is finished after {seconds:.0f} s")
+        return trained
+
+
+def load(folder: Path) -> Trained:
+    """Load a finished workdir. Raises HyperJaxError if it is not one."""
+    config = workdir.load_config(folder)
+    for name in hyperreps.variants(config):
+        path = workdir.hyperrep_path(folder, name)
+        if not path.exists():
+            raise workdir.unfinished(folder, path)
+    return _build(config, folder)
+
+
+def _build(config: Config, folder: Path) -> Trained:
+    data = images.load_images(
+        config.dataset,
+        config.data_dir,
+        seed=config.seed,
+        num_train=config.num_train,
+        num_val=config.num_val,
+    )
+    spec = zoo_cnn_spec(data.train.images.shape[-1], config.zoo.activation)
+    lab = make_lab(config, spec, data)
+    models = make_population(
+        workdir.zoo_path(folder), zoo_recipe(config, data), config, lab, f"zoo {config.dataset}"
+    )
+    parts = weights_data.split(config, models)
+    made = [workdir.hyperrep_path(folder, name) for name in hyperreps.variants(config)]
+    if not any(path.exists() for path in made):
+        _describe_zoo(folder, models, parts)
+    reference = _reference(config, folder, models, parts)
+    weights = weights_data.load(config, models, parts, reference)
+    trained = {
+        name: hyperreps.make_hyperrep(name, config, weights, reference, lab, folder)
+        for name in hyperreps.variants(config)
+    }
+    return Trained(config, data, lab, models, parts, weights, trained)
+
+
+def zoo_recipe(config: Config, data: ImageData) -> Recipe:
+    info: dict[str, Any] = {
+        "kind": "zoo",
+        "dataset": data.name,
+        "source": data.source,
+        "fingerprint": data.fingerprint,
+        "images": {part: len(getattr(data, part).labels) for part in ("train", "val", "test")},
+        "seed": config.seed,
+        "zoo": to_dict(config)["zoo"],
+    }
+    return Recipe(
+        members=np.arange(config.zoo.num_members),
+        epochs=np.arange(config.zoo.epochs + 1),
+        key=stream(config, ZOO_STREAM),
+        start=None,
+        info=info,
+    )
+
+
+def _reference(config: Config, folder: Path, models: Zoo, parts: Split) -> np.ndarray:
+    """Taken from a hyper-representation that is already there: finding it takes a while."""
+    for name in hyperreps.variants(config):
+        path = workdir.hyperrep_path(folder, name)
+        if path.exists():
+            return hyperreps.hyperrep_file.read(path)[0].reference
+    if config.autoencoder.align:
+        console.print("aligning the zoo to a reference member ...")
+    return weights_data.find_reference(config, models, parts)
+
+
+def _describe_zoo(folder: Path, models: Zoo, parts: Split) -> None:
+    usable = sum(map(len, parts))
+    accuracy = 100 * np.asarray(models.metrics["test_accuracy"])[np.concatenate(parts), -1]
+    console.print(
+        f"zoo: {usable} of {len(models.members)} members usable "
+        f"({len(parts.train)} train, {len(parts.val)} validation, {len(parts.test)} test), "
+        f"test accuracy {accuracy.mean():.1f} ± {accuracy.std():.1f} % after epoch "
+        f"{models.epochs[-1]}"
+    )
+    correlation = zoo.init_correlation(models)
+    text = ", ".join(f"{name} {value:.2f}" for name, value in correlation.items())
+    console.print(f"zoo: correlation of final with initial weights: {text}")
+    workdir.log_metrics(folder, {"stage": "zoo", "init_correlation": correlation})

@@ -1,0 +1,205 @@
+"""Network weights as parameter trees, flat vectors and neuron tokens.
+
+A flat vector holds a network's layers in order, each layer's weights row-major in
+PyTorch's axis order (out, in, height, width) or (out, in), followed by its biases.
+This is the order of the published model zoos. It is spelled out here, because JAX
+sorts dictionary keys: `ravel_pytree` would put biases first and is no file format.
+
+A token is one neuron (output channel): its incoming weights, then its bias.
+
+Every function is pure and takes any leading batch axes, written `...`.
+"""
+
+import dataclasses
+import functools
+import json
+from collections.abc import Sequence
+
+import jax.numpy as jnp
+import numpy as np
+
+from hyperjax.errors import HyperJaxError
+from hyperjax.types import Array, Params
+
+KINDS = ("conv", "dense")
+
+
+@dataclasses.dataclass(frozen=True)
+class LayerSpec:
+    """One layer with weights of `shape` in PyTorch's axis order, and a bias per output.
+
+    Attributes:
+      name: key of the layer in the parameter tree.
+      kind: "conv" (shape (out, in, height, width)) or "dense" (shape (out, in)).
+      shape: shape of the weights.
+      pooled: whether max-pooling stands between the layer and its activation, which
+        breaks the sign symmetry of odd activations (`hyperjax.symmetry`).
+    """
+
+    name: str
+    kind: str
+    shape: tuple[int, ...]
+    pooled: bool = False
+
+    def __post_init__(self):
+        if self.kind not in KINDS or len(self.shape) != (4 if self.kind == "conv" else 2):
+            raise HyperJaxError(
+                f"layer {self.name!r}: kind {self.kind!r} with shape {self.shape}; expected "
+                "'conv' with 4 axes or 'dense' with 2"
+            )
+
+    @property
+    def num_neurons(self) -> int:
+        return self.shape[0]
+
+    @property
+    def token_size(self) -> int:
+        """Incoming weights of one neuron and its bias."""
+        return int(np.prod(self.shape[1:])) + 1
+
+    @property
+    def num_params(self) -> int:
+        return self.num_neurons * self.token_size
+
+
+@dataclasses.dataclass(frozen=True)
+class WeightSpec:
+    """Layout of one architecture's weights. Hashable, hence static under `jit`.
+
+    Attributes:
+      layers: from input to output.
+      activation: nonlinearity between the layers; decides the symmetries.
+    """
+
+    layers: tuple[LayerSpec, ...]
+    activation: str
+
+    @property
+    def num_params(self) -> int:
+        return sum(layer.num_params for layer in self.layers)
+
+    @property
+    def num_tokens(self) -> int:
+        return sum(layer.num_neurons for layer in self.layers)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(layer.name for layer in self.layers)
+
+    @functools.cached_property
+    def slices(self) -> tuple[slice, ...]:
+        """The part of the flat vector that belongs to each layer."""
+        ends = np.cumsum([0] + [layer.num_params for layer in self.layers]).tolist()
+        return tuple(slice(a, b) for a, b in zip(ends[:-1], ends[1:], strict=True))
+
+
+def to_json(spec: WeightSpec) -> str:
+    return json.dumps(dataclasses.asdict(spec))
+
+
+def from_json(text: str) -> WeightSpec:
+    """Inverse of `to_json`. Raises HyperJaxError on anything that is no WeightSpec."""
+    try:
+        fields = json.loads(text)
+        layers = tuple(
+            LayerSpec(**{**layer, "shape": tuple(layer["shape"])}) for layer in fields["layers"]
+        )
+        return WeightSpec(layers=layers, activation=fields["activation"])
+    except (json.JSONDecodeError, KeyError, TypeError) as error:
+        raise HyperJaxError(f"not a weight specification: {error!r}") from error
+
+
+def layer_ids(spec: WeightSpec) -> np.ndarray:
+    """Index of the layer that each scalar of the flat vector belongs to, int32[D]."""
+    sizes = [layer.num_params for layer in spec.layers]
+    return np.repeat(np.arange(len(sizes), dtype=np.int32), sizes)
+
+
+def split_layer(layer: LayerSpec, block: Array) -> tuple[Array, Array]:
+    """One layer's part of a flat vector [..., num_params] -> weights [..., *shape], bias [..., out]."""
+    lead, cut = block.shape[:-1], layer.num_params - layer.num_neurons
+    return block[..., :cut].reshape(*lead, *layer.shape), block[..., cut:]
+
+
+def join_layer(weights: Array, bias: Array) -> Array:
+    """Inverse of `split_layer`."""
+    lead = bias.shape[:-1]
+    return jnp.concatenate([weights.reshape(*lead, -1), bias], axis=-1)
+
+
+def unflatten(spec: WeightSpec, vectors: Array) -> Params:
+    """Flat vectors [..., D] -> linen parameters {layer: {kernel, bias}} with leading axes `...`.
+
+    Kernels get Flax's axis order: (height, width, in, out) or (in, out).
+    """
+    _check_last_axis(spec, vectors)
+    params = {}
+    for layer, part in zip(spec.layers, spec.slices, strict=True):
+        weights, bias = split_layer(layer, vectors[..., part])
+        order = (-2, -1, -3, -4) if layer.kind == "conv" else (-1, -2)
+        lead = tuple(range(weights.ndim - len(layer.shape)))
+        kernel = weights.transpose(*lead, *(weights.ndim + axis for axis in order))
+        params[layer.name] = {"kernel": kernel, "bias": bias}
+    return params
+
+
+def flatten(spec: WeightSpec, params: Params) -> Array:
+    """Inverse of `unflatten`. Raises HyperJaxError if a layer is missing or of another shape."""
+    blocks = []
+    for layer in spec.layers:
+        try:
+            kernel, bias = params[layer.name]["kernel"], params[layer.name]["bias"]
+        except KeyError as error:
+            raise HyperJaxError(
+                f"parameters have no {layer.name}/{error.args[0]}; expected layers {spec.names}"
+            ) from error
+        order = (-1, -2, -4, -3) if layer.kind == "conv" else (-1, -2)
+        expected = tuple(layer.shape[i] for i in ((2, 3, 1, 0) if len(order) == 4 else (1, 0)))
+        lead = tuple(range(kernel.ndim - len(order)))
+        batch = kernel.shape[: len(lead)]
+        if (kernel.shape, bias.shape) != ((*batch, *expected), (*batch, layer.num_neurons)):
+            raise HyperJaxError(
+                f"layer {layer.name}: kernel of shape {kernel.shape} and bias of shape "
+                f"{bias.shape}; expected {expected} and {(layer.num_neurons,)}"
+            )
+        weights = kernel.transpose(*lead, *(kernel.ndim + axis for axis in order))
+        blocks.append(join_layer(weights, bias))
+    return jnp.concatenate(blocks, axis=-1)
+
+
+def tokenize(spec: WeightSpec, vectors: Array) -> tuple[Array, ...]:
+    """Flat vectors [..., D] -> one array [..., neurons, token_size] per layer (method: one token a neuron)."""
+    _check_last_axis(spec, vectors)
+    tokens = []
+    for layer, part in zip(spec.layers, spec.slices, strict=True):
+        weights, bias = split_layer(layer, vectors[..., part])
+        incoming = weights.reshape(*bias.shape, -1)
+        tokens.append(jnp.concatenate([incoming, bias[..., None]], axis=-1))
+    return tuple(tokens)
+
+
+def detokenize(spec: WeightSpec, tokens: Sequence[Array]) -> Array:
+    """Inverse of `tokenize`."""
+    blocks = [join_layer(token[..., :-1], token[..., -1]) for token in tokens]
+    return jnp.concatenate(blocks, axis=-1)
+
+
+def layer_std(spec: WeightSpec, vectors: Array, floor: float = 1e-4) -> np.ndarray:
+    """Standard deviation of each layer's values over all of `vectors` [N, D], float32[layers].
+
+    Weights and biases pooled, unbiased (n - 1), floored: the coefficients of layer-wise
+    loss normalisation (paper section 3.1).
+    """
+    _check_last_axis(spec, vectors)
+    if len(vectors) == 0:
+        raise HyperJaxError("standard deviation of no vectors: the population is empty")
+    stds = [np.std(np.asarray(vectors[:, part]), ddof=1, dtype=np.float64) for part in spec.slices]
+    return np.maximum(stds, floor).astype(np.float32)
+
+
+def _check_last_axis(spec: WeightSpec, vectors: Array) -> None:
+    if vectors.shape[-1] != spec.num_params:
+        raise HyperJaxError(
+            f"flat vectors have {vectors.shape[-1]} values; this architecture "
+            f"({', '.join(spec.names)}) has {spec.num_params}"
+        )

@@ -1,0 +1,235 @@
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from hyperjax import weights
+from hyperjax.config import AutoencoderConfig
+from hyperjax.models.autoencoder import make_autoencoder
+from hyperjax.models.cnn import zoo_cnn_spec
+from hyperjax.weights import LayerSpec, WeightSpec
+
+SPEC = WeightSpec(
+    (
+        LayerSpec("c", "conv", (3, 1, 2, 2), pooled=True),
+        LayerSpec("d", "dense", (4, 12)),
+        LayerSpec("e", "dense", (2, 4)),
+    ),
+    "tanh",
+)  # 77 parameters, 9 tokens
+TINY = AutoencoderConfig(
+    dim=16, heads=2, mlp_dim=24, blocks=1, latent=8, dropout=0.1, projection_layers=1,
+    projection_hidden=6, projection_dim=4, batch_size=8,
+)  # fmt: skip
+COMPRESSIONS = ("token", "average", "linear")
+
+
+def with_(**changes):
+    return dataclasses.replace(TINY, **changes)
+
+
+@pytest.fixture(scope="module")
+def vectors():
+    return np.random.default_rng(0).normal(size=(5, SPEC.num_params)).astype(np.float32)
+
+
+def random_params(module, seed=0):
+    """Parameters of which none is zero, drawn without the module's own initialisers."""
+    sample = jnp.zeros((1, SPEC.num_params))
+    shapes = jax.eval_shape(lambda: module.init(jax.random.key(0), sample, train=False)["params"])
+    rng = np.random.default_rng(seed)
+    return jax.tree.map(lambda leaf: rng.normal(0, 0.3, leaf.shape).astype(np.float32), shapes)
+
+
+# --- the same computation in NumPy, float64 -------------------------------------------------
+
+
+def dense(x, p):
+    return x @ p["kernel"] + p["bias"]
+
+
+def layer_norm(x, p):
+    x = (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + 1e-6)
+    return x * p["scale"] + p["bias"]
+
+
+def attention(x, p):
+    q, k, v = (
+        np.einsum("btd,dhk->bhtk", x, p[name]["kernel"]) + p[name]["bias"][:, None]
+        for name in ("query", "key", "value")
+    )
+    scores = q @ k.swapaxes(-1, -2) / np.sqrt(q.shape[-1])
+    shares = np.exp(scores) / np.exp(scores).sum(-1, keepdims=True)
+    return np.einsum("bhtk,hkd->btd", shares @ v, p["out"]["kernel"]) + p["out"]["bias"]
+
+
+def block(x, p):
+    x = x + attention(layer_norm(x, p["norm_attention"]), p["attention"])
+    hidden = np.maximum(dense(layer_norm(x, p["norm_mlp"]), p["mlp_in"]), 0)
+    return x + dense(hidden, p["mlp_out"])
+
+
+def encode(vectors, p, compression):
+    tokens = weights.tokenize(SPEC, vectors)
+    parts = [dense(np.asarray(t), p[f"embed_{n}"]) for n, t in zip(SPEC.names, tokens, strict=True)]
+    x = np.concatenate(parts, 1)
+    if compression == "token":
+        x = np.concatenate([np.repeat(p["compression_token"], len(x), 0), x], 1)
+    x = block(x + p["positions"], p["block_0"])
+    pooled = {"token": x[:, 0], "average": x.mean(1), "linear": x.reshape(len(x), -1)}
+    return np.tanh(dense(pooled[compression], p["bottleneck"]))
+
+
+def decode(latents, p):
+    x = dense(latents, p["expand"]).reshape(len(latents), 9, 16) + p["positions"]
+    x = block(x, p["block_0"])
+    parts = []
+    for layer, first in zip(SPEC.layers, (0, 3, 7), strict=True):
+        tokens = dense(x[:, first : first + layer.num_neurons], p[f"unembed_{layer.name}"])
+        parts += [tokens[:, :, :-1].reshape(len(x), -1), tokens[:, :, -1]]
+    return np.concatenate(parts, 1)
+
+
+@pytest.mark.parametrize("compression", COMPRESSIONS)
+def test_equals_the_same_computation_in_numpy(vectors, compression):
+    module = make_autoencoder(with_(compression=compression), SPEC)
+    params = random_params(module)
+    apply = jax.jit(lambda params, x: module.apply({"params": params}, x, train=False))
+    z, out, projections = apply(params, vectors)
+    wide = jax.tree.map(lambda leaf: leaf.astype(np.float64), params)
+    expected = encode(vectors.astype(np.float64), wide["encoder"], compression)
+    np.testing.assert_allclose(z, expected, atol=1e-4)
+    np.testing.assert_allclose(out, decode(expected, wide["decoder"]), atol=1e-3)
+    head = wide["head"]
+    hidden = np.maximum(layer_norm(dense(expected, head["hidden_0"]), head["norm_0"]), 0)
+    np.testing.assert_allclose(projections, dense(hidden, head["out"]), atol=1e-3)
+    assert (z.shape, out.shape, projections.shape) == ((5, 8), (5, 77), (5, 4))
+    assert np.abs(z).max() < 1
+
+
+# --- what follows from the architecture -----------------------------------------------------
+
+
+@pytest.mark.parametrize("compression", COMPRESSIONS)
+def test_latents_see_all_weights_of_their_own_model_only(vectors, compression):
+    module = make_autoencoder(with_(compression=compression), SPEC)
+    params = random_params(module)
+
+    @jax.jit
+    def gradient(x):
+        return jax.grad(
+            lambda x: jnp.sum(module.apply({"params": params}, x, method="encode")[2] ** 2)
+        )(x)
+
+    grad = np.asarray(gradient(vectors))
+    assert np.all(grad[2] != 0)
+    np.testing.assert_array_equal(np.delete(grad, 2, 0), 0)
+
+
+def test_an_untrained_decoder_gives_zero(vectors):
+    module = make_autoencoder(TINY, SPEC)
+
+    @jax.jit
+    def run(key):
+        params = module.init(key, vectors, train=False)["params"]
+        return params, module.apply({"params": params}, vectors, train=False)
+
+    params, (z, out, _) = run(jax.random.key(0))
+    np.testing.assert_array_equal(out, 0)
+    assert np.abs(z).max() < 1
+    assert np.std(z, axis=0).min() > 1e-3  # while the latents already tell the models apart
+    assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(params))
+
+
+def test_without_tanh_latents_are_not_bounded(vectors):
+    params = random_params(make_autoencoder(TINY, SPEC))
+    params["encoder"]["bottleneck"]["kernel"] *= 3
+    z, raw = (
+        make_autoencoder(with_(tanh=tanh), SPEC).apply({"params": params}, vectors, method="encode")
+        for tanh in (True, False)
+    )
+    assert np.abs(raw).max() > 1
+    np.testing.assert_allclose(z, np.tanh(raw), atol=1e-5)
+
+
+def test_bfloat16_stays_close(vectors):
+    params = random_params(make_autoencoder(TINY, SPEC))
+    results = []
+    for dtype in ("float32", "bfloat16"):
+        module = make_autoencoder(with_(dtype=dtype), SPEC)
+        results.append(
+            jax.jit(lambda x, m=module: m.apply({"params": params}, x, train=False))(vectors)
+        )
+    for full, half in zip(*results, strict=True):
+        assert half.dtype == jnp.float32
+        difference = np.linalg.norm(full - half) / np.linalg.norm(full)
+        assert 0 < difference < 0.03
+
+
+def test_dropout_acts_in_training_only(vectors):
+    module = make_autoencoder(with_(dropout=0.5), SPEC)
+    params = random_params(module)
+
+    @jax.jit
+    def run(key):
+        return module.apply({"params": params}, vectors, train=True, rngs={"dropout": key})[:2]
+
+    (z, out), (other_z, other_out) = run(jax.random.key(0)), run(jax.random.key(1))
+    assert not np.allclose(z, other_z, atol=1e-3)
+    assert not np.allclose(out, other_out, atol=1e-3)
+
+
+def test_without_projection_layers_the_contrast_is_on_the_latents(vectors):
+    module = make_autoencoder(with_(projection_layers=0), SPEC)
+    params = random_params(module)
+    assert "head" not in params
+    z, _, projections = module.apply({"params": params}, vectors, train=False)
+    np.testing.assert_array_equal(z, projections)
+
+
+# --- sizes ----------------------------------------------------------------------------------
+
+
+def shapes_of(config, spec):
+    module = make_autoencoder(config, spec)
+    sample = jnp.zeros((1, spec.num_params))
+    return jax.eval_shape(lambda: module.init(jax.random.key(0), sample, train=False)["params"])
+
+
+def count(tree):
+    return sum(leaf.size for leaf in jax.tree.leaves(tree)) / 1e6
+
+
+def test_sizes_are_those_of_the_published_autoencoder():
+    """2021's MNIST seed zoo: millions of parameters, as reported for the published code."""
+    published = AutoencoderConfig(
+        dim=800, heads=4, mlp_dim=900, blocks=2, latent=700, compression="token",
+        projection_layers=4, projection_hidden=400, projection_dim=50,
+    )  # fmt: skip
+    params = shapes_of(published, zoo_cnn_spec(1, "tanh"))
+    assert count(params["encoder"]) == pytest.approx(8.87, abs=0.005)
+    assert count(params["decoder"]) == pytest.approx(35.2, abs=0.05)
+    assert count(params) == pytest.approx(44.9, abs=0.05)
+    assert count(shapes_of(published, zoo_cnn_spec(3, "tanh"))) == pytest.approx(45.0, abs=0.05)
+    linear = dataclasses.replace(published, compression="linear")
+    assert count(shapes_of(linear, zoo_cnn_spec(1, "tanh"))) == pytest.approx(71.2, abs=0.05)
+
+
+@pytest.mark.parametrize(("compression", "positions"), [("token", 49), ("linear", 48)])
+def test_one_embedding_per_layer_and_one_position_per_token(compression, positions):
+    config = with_(compression=compression)
+    encoder = shapes_of(config, zoo_cnn_spec(1, "tanh"))["encoder"]
+    assert encoder["positions"].shape == (1, positions, 16)
+    sizes = [encoder[f"embed_{name}"]["kernel"].shape for name in zoo_cnn_spec(1, "tanh").names]
+    assert sizes == [(size, 16) for size in (26, 201, 25, 37, 21)]
+
+
+def test_modules_differ_by_architecture_only():
+    module = make_autoencoder(TINY, SPEC)
+    trained_otherwise = with_(learning_rate=1.0, beta=0.5, lwln=False, batch_size=3, steps=1)
+    assert make_autoencoder(trained_otherwise, SPEC) == module
+    assert hash(make_autoencoder(trained_otherwise, SPEC)) == hash(module)
+    for changes in ({"dim": 32}, {"tanh": False}, {"dtype": "bfloat16"}, {"projection_dim": 5}):
+        assert make_autoencoder(with_(**changes), SPEC) != module

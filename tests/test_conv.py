@@ -1,0 +1,89 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from hyperjax.errors import HyperJaxError
+from hyperjax.models import conv
+
+SHAPES = [  # inputs CxHxWxN, kernel height x width x C x O
+    ((1, 9, 9, 4), (5, 5, 1, 3)),
+    ((3, 6, 5, 2), (2, 3, 3, 4)),
+    ((2, 4, 4, 1), (4, 4, 2, 1)),
+    ((2, 3, 4, 3), (1, 1, 2, 5)),
+]
+
+
+def random_case(shapes, seed=0):
+    rng = np.random.default_rng(seed)
+    return tuple(rng.normal(size=shape).astype(np.float32) for shape in shapes)
+
+
+def direct(x, kernel):
+    """Cross-correlation from its definition, in float64."""
+    (_, h, w, n), (kh, kw, _, o) = x.shape, kernel.shape
+    out = np.zeros((o, h - kh + 1, w - kw + 1, n))
+    for i, j in np.ndindex(out.shape[1:3]):
+        window = x[:, i : i + kh, j : j + kw].astype(np.float64)
+        out[:, i, j] = np.einsum("chwn,hwco->on", window, kernel)
+    return out
+
+
+@pytest.mark.parametrize("form", conv.FORMS)
+@pytest.mark.parametrize("shapes", SHAPES)
+def test_both_forms_equal_the_definition(form, shapes):
+    x, kernel = random_case(shapes)
+    result = conv.conv2d(x, kernel, form=form)
+    assert result.dtype == jnp.float32
+    np.testing.assert_allclose(result, direct(x, kernel), atol=2e-5)
+
+
+@pytest.mark.parametrize("shapes", SHAPES[:2])
+def test_gradients_equal_those_of_xla(shapes):
+    x, kernel = random_case(shapes)
+    cotangent = np.random.default_rng(1).normal(size=direct(x, kernel).shape).astype(np.float32)
+
+    def gradients(form):
+        _, pull = jax.vjp(lambda x, k: conv.conv2d(x, k, form=form), x, kernel)
+        return pull(cotangent)
+
+    grad_x, grad_kernel = gradients("patches")
+    other_x, other_kernel = gradients("xla")
+    np.testing.assert_allclose(grad_x, other_x, atol=2e-5)
+    np.testing.assert_allclose(grad_kernel, other_kernel, atol=2e-5)
+    # and those of the definition: the output is linear in one entry of the kernel
+    unit = np.zeros_like(kernel)
+    unit[1, 0, 0, 1] = 1
+    np.testing.assert_allclose(
+        grad_kernel[1, 0, 0, 1], np.sum(direct(x, unit) * cotangent), rtol=1e-4
+    )
+
+
+def test_members_can_be_mapped():
+    x, kernel = random_case([(1, 6, 6, 2), (3, 2, 2, 1, 4)])
+    out = jax.vmap(lambda k: conv.conv2d(x, k, form="patches"))(kernel)
+    np.testing.assert_allclose(out[2], direct(x, kernel[2]), atol=2e-5)
+    grads = jax.vmap(jax.grad(lambda k: jnp.sum(conv.conv2d(x, k, form="patches") ** 2)))(kernel)
+    alone = jax.grad(lambda k: jnp.sum(conv.conv2d(x, k, form="xla") ** 2))(kernel[2])
+    np.testing.assert_allclose(grads[2], alone, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(("channels", "rows", "columns"), [(1, 1, 1), (3, 2, 3), (2, 4, 1)])
+def test_max_pool_equals_numpy(channels, rows, columns):
+    (x,) = random_case([(channels, 2 * rows, 2 * columns, 2)])
+    expected = x.reshape(channels, rows, 2, columns, 2, 2).max((2, 4))
+    np.testing.assert_array_equal(conv.max_pool(x), expected)
+
+
+def test_gradient_of_max_pool_goes_to_the_largest():
+    x = np.random.default_rng(0).permutation(64).reshape(2, 4, 4, 2).astype(np.float32)
+    grad = jax.grad(lambda x: jnp.sum(conv.max_pool(x)))(x)
+    largest = x == np.repeat(np.repeat(np.asarray(conv.max_pool(x)), 2, 1), 2, 2)
+    np.testing.assert_array_equal(grad, largest)
+
+
+def test_names():
+    for backend in ("cpu", "gpu", "tpu"):
+        assert conv.default_form(backend) in conv.FORMS
+    with pytest.raises(HyperJaxError, match="'winograd'.*patches, xla"):
+        conv.conv2d(*random_case(SHAPES[0]), form="winograd")

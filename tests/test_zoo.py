@@ -1,0 +1,115 @@
+import dataclasses
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hyperjax import zoo as zoo_lib
+from hyperjax.errors import HyperJaxError
+from hyperjax.weights import LayerSpec, WeightSpec
+from hyperjax.zoo import Zoo, split_members
+
+SPEC = WeightSpec((LayerSpec("a", "dense", (2, 2)), LayerSpec("b", "dense", (1, 2))), "tanh")
+SHARES = (0.7, 0.15, 0.15)
+
+
+def make_zoo(members=20, epochs=(0, 5, 10)):
+    rng = np.random.default_rng(0)
+    values = rng.normal(size=(members, len(epochs), 9)).astype(np.float32)
+    metrics = {"test_accuracy": rng.random((members, len(epochs)), np.float32)}
+    return Zoo(SPEC, values, np.int32(epochs), np.arange(100, 100 + members), metrics)
+
+
+@settings(max_examples=50, deadline=None)
+@given(
+    st.integers(3, 200),
+    st.sampled_from([SHARES, (0.2, 0.4, 0.4), (0.98, 0.01, 0.01), (0.01, 0.01, 0.98)]),
+    st.integers(0, 100),
+)
+def test_split_is_a_partition_with_no_empty_part(members, shares, seed):
+    zoo = make_zoo(members, epochs=(0,))
+    split = split_members(zoo, shares, seed)
+    np.testing.assert_array_equal(np.sort(np.concatenate(split)), np.arange(members))
+    for part, share in zip(split, shares, strict=True):
+        assert len(part) >= 1
+        assert abs(len(part) - share * members) <= 2
+        assert part.dtype == np.int64
+
+
+def test_split_has_the_published_shares_and_is_reproducible():
+    zoo = make_zoo(1000, epochs=(0,))
+    split = split_members(zoo, SHARES, seed=1)
+    assert [len(part) for part in split] == [700, 150, 150]
+    again, other = split_members(zoo, SHARES, seed=1), split_members(zoo, SHARES, seed=2)
+    for a, b, c in zip(split, again, other, strict=True):
+        np.testing.assert_array_equal(a, b)
+        assert set(a) != set(c)
+    # drawn at random, not the first 700
+    assert 200 < np.mean(split.test) < 800
+
+
+def test_split_depends_on_ids_and_not_on_rows():
+    zoo = make_zoo()
+    rows = np.random.default_rng(5).permutation(20)
+    shuffled = dataclasses.replace(
+        zoo,
+        weights=zoo.weights[rows],
+        members=zoo.members[rows],
+        metrics={name: values[rows] for name, values in zoo.metrics.items()},
+    )
+    parts = zip(split_members(zoo, SHARES, 0), split_members(shuffled, SHARES, 0), strict=True)
+    for ours, theirs in parts:
+        assert set(zoo.members[ours]) == set(shuffled.members[theirs])
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_diverged_members_are_left_out(value):
+    zoo = make_zoo()
+    zoo.weights[3, 1, 4] = value
+    zoo.weights[11, 2, 0] = 60.0
+    np.testing.assert_array_equal(np.flatnonzero(~zoo_lib.valid_members(zoo)), [3])
+    np.testing.assert_array_equal(np.flatnonzero(~zoo_lib.valid_members(zoo, 50.0)), [3, 11])
+    assert zoo_lib.valid_members(zoo, 60.0)[11]
+    rows = np.concatenate(split_members(zoo, SHARES, 0, max_abs_weight=50.0))
+    assert set(rows) == set(range(20)) - {3, 11}
+
+
+def test_too_few_usable_members():
+    zoo = make_zoo(4)
+    assert [len(part) for part in split_members(zoo, SHARES, 0)] == [2, 1, 1]
+    zoo.weights[:2] = np.nan
+    with pytest.raises(HyperJaxError, match="2 usable members of 4.*max_abs_weight = inf"):
+        split_members(zoo, SHARES, 0)
+
+
+def test_snapshot_index():
+    zoo = make_zoo()
+    np.testing.assert_array_equal(zoo_lib.snapshot_index(zoo, [10, 0, 10]), [2, 0, 2])
+    np.testing.assert_array_equal(zoo_lib.snapshot_index(zoo, (5,)), [1])
+    with pytest.raises(HyperJaxError, match=r"epochs \[3, 11\]; it has \[0, 5, 10\]"):
+        zoo_lib.snapshot_index(zoo, [11, 5, 3])
+
+
+def test_init_correlation():
+    zoo = make_zoo(500)
+    first, noise = zoo.weights[:, 0], np.random.default_rng(9).normal(size=(500, 9))
+    zoo.weights[:, -1, :6] = 0.6 * first[:, :6] + 0.8 * noise[:, :6]  # layer a: correlation 0.6
+    zoo.weights[:, -1, 6:] = noise[:, 6:] + 3  # layer b: none
+    zoo.weights[7, -1, 2] = np.nan
+    result = zoo_lib.init_correlation(zoo)
+    assert list(result) == ["a", "b"]
+    assert result["a"] == pytest.approx(0.6, abs=0.05)
+    assert result["b"] == pytest.approx(0, abs=0.1)
+    with pytest.raises(HyperJaxError, match=r"no snapshot of epochs \[0\]"):
+        zoo_lib.init_correlation(make_zoo(epochs=(5, 10)))
+
+
+def test_shapes_are_checked():
+    zoo = make_zoo()
+    with pytest.raises(HyperJaxError, match=r"\(20, 3, 9\), expected \(19, 3, 9\)"):
+        dataclasses.replace(zoo, members=np.arange(19))
+    with pytest.raises(HyperJaxError, match=r"metric 'loss' has shape \(20, 2\)"):
+        dataclasses.replace(zoo, metrics={"loss": np.zeros((20, 2))})
+    with pytest.raises(HyperJaxError, match="empty"):
+        Zoo(SPEC, np.zeros((0, 3, 9)), np.arange(3), np.arange(0), {})
