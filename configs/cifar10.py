@@ -1,9 +1,10 @@
 """CIFAR-10 at 28x28: 50,000 + 10,000 colour images.
 
-    python train.py --config=configs/cifar10.py:small --workdir=runs/cifar10 --config.data_dir=data
+    python train.py --config=configs/cifar10.py:small --workdir=runs/cifar10
 
-Without `:small` it is the paper's zoo: 1,000 members, 50 epochs, batches of 10, with the
-published hyper-parameters. That is work for an accelerator.
+Images are looked for in `--config.data_dir` (default: data). Without `:small` it is the
+paper's zoo: 1,000 members, 50 epochs, batches of 10, with the published hyper-parameters. That
+is work for an accelerator.
 """
 
 from hyperjax.config import Config, TrainingConfig, ZooConfig

@@ -1,9 +1,10 @@
 """MNIST: 60,000 + 10,000 images, from the IDX files or tensorflow-datasets.
 
-    python train.py --config=configs/mnist.py:small --workdir=runs/mnist --config.data_dir=data
+    python train.py --config=configs/mnist.py:small --workdir=runs/mnist
 
-Without `:small` it is the paper's zoo: 1,000 members, 50 epochs, batches of 10, with the
-published hyper-parameters. That is work for an accelerator.
+Images are looked for in `--config.data_dir` (default: data). Without `:small` it is the
+paper's zoo: 1,000 members, 50 epochs, batches of 10, with the published hyper-parameters. That
+is work for an accelerator.
 """
 
 from hyperjax.config import Config, TrainingConfig, ZooConfig

@@ -1,9 +1,10 @@
 """STL-10 at 28x28: 5,000 + 8,000 labelled colour images.
 
-    python train.py --config=configs/stl10.py:small --workdir=runs/stl10 --config.data_dir=data
+    python train.py --config=configs/stl10.py:small --workdir=runs/stl10
 
-Without `:small` it is the paper's zoo: 1,000 members, 50 epochs, batches of 10, with the
-published hyper-parameters. That is work for an accelerator.
+Images are looked for in `--config.data_dir` (default: data). Without `:small` it is the
+paper's zoo: 1,000 members, 50 epochs, batches of 10, with the published hyper-parameters. That
+is work for an accelerator.
 """
 
 from hyperjax.config import Config, TrainingConfig, ZooConfig

@@ -1,9 +1,10 @@
 """SVHN cropped digits in greyscale: 73,257 + 26,032 images.
 
-    python train.py --config=configs/svhn.py:small --workdir=runs/svhn --config.data_dir=data
+    python train.py --config=configs/svhn.py:small --workdir=runs/svhn
 
-Without `:small` it is the paper's zoo: 1,000 members, 50 epochs, batches of 10, with the
-published hyper-parameters. That is work for an accelerator.
+Images are looked for in `--config.data_dir` (default: data). Without `:small` it is the
+paper's zoo: 1,000 members, 50 epochs, batches of 10, with the published hyper-parameters. That
+is work for an accelerator.
 """
 
 from hyperjax.config import Config, TrainingConfig, ZooConfig

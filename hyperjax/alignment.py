@@ -6,8 +6,9 @@ layers around, until no layer improves. Where signs are a symmetry, the magnitud
 product decides and the neuron takes its sign. Where positive scales are a symmetry, networks
 are balanced first, so that the result does not depend on the scales that they came with.
 
-Inner products of the raw weights, not divided by each layer's standard deviation: these
-minimise the plain distance, and averages of members aligned in this way were more accurate.
+The inner products are of the raw weights, not divided by each layer's standard deviation: they
+minimise the plain distance, and averages of aligned members of a small MNIST zoo were more
+accurate than with the division (pairs 72 % against 69 %, of eight 60 % against 53 %).
 
 Runs on the host with NumPy and SciPy: batched over networks, except for the assignments.
 """
@@ -169,15 +170,21 @@ def _match(
         matching.permutations[i][:], matching.scales[i][:] = _assign(similarity, signed)
     _improve(spec, layers, target, matching, rows, iterations)
     worse = _transformed(spec, matching, vectors) @ reference < vectors @ reference
-    for field, identity in zip(
-        jax.tree.leaves(matching), jax.tree.leaves(_identity(spec, len(vectors))), strict=True
-    ):
-        field[worse] = identity[worse]
+    unchanged = jax.tree.leaves(symmetry.identity(spec))
+    for field, neutral in zip(jax.tree.leaves(matching), unchanged, strict=True):
+        field[worse] = neutral
     _improve(spec, layers, target, matching, rows[worse], iterations)
     return matching
 
 
-def _improve(spec, layers, target, matching: Transform, rows: np.ndarray, iterations: int) -> None:
+def _improve(
+    spec: WeightSpec,
+    layers: list[_Layer],
+    target: list[_Layer],
+    matching: Transform,
+    rows: np.ndarray,
+    iterations: int,
+) -> None:
     """Reassign layer by layer, in place, the `rows` of a matching until nothing changes."""
     for _ in range(iterations):
         if not rows.size:

@@ -23,7 +23,6 @@ from hyperjax.models.autoencoder import Autoencoder, make_autoencoder
 from hyperjax.types import Array, Key, Params
 from hyperjax.weights import WeightSpec
 
-
 _LATENT_STD = 0.4  # of a principal component's latent before the tanh
 
 

@@ -22,13 +22,14 @@ class Lab(NamedTuple):
 
 def evaluate(lab: Lab, vectors: Array, images: Images, chunk: int = 512) -> Evaluation:
     """Evaluate flat vectors float32[M, D] as networks; host arrays over M."""
-    if len(vectors) == 0:
+    count = len(vectors)
+    if count == 0:
         raise HyperJaxError("the population is empty: expected at least one model to evaluate")
-    size = min(chunk, population.padded(lab.engine, len(vectors)))
+    size = min(chunk, population.padded(lab.engine, count))
     parts = []
-    for begin in range(0, len(vectors), size):
+    for begin in range(0, count, size):
         rows = np.asarray(vectors[begin : begin + size], np.float32)
         placed = population.place_members(lab.engine, rows, size)
         result = population.evaluate_vectors(lab.engine, placed, images)
-        parts.append(jax.tree.map(lambda leaf, n=len(rows): np.asarray(leaf)[:n], result))
-    return jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)
+        parts.append(jax.tree.map(np.asarray, result))
+    return jax.tree.map(lambda *leaves: np.concatenate(leaves)[:count], *parts)

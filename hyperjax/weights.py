@@ -12,6 +12,7 @@ Every function is pure and takes any leading batch axes, written `...`.
 
 import dataclasses
 import functools
+import itertools
 import json
 from collections.abc import Sequence
 
@@ -90,7 +91,7 @@ class WeightSpec:
     def slices(self) -> tuple[slice, ...]:
         """The part of the flat vector that belongs to each layer."""
         ends = np.cumsum([0] + [layer.num_params for layer in self.layers]).tolist()
-        return tuple(slice(a, b) for a, b in zip(ends[:-1], ends[1:], strict=True))
+        return tuple(slice(a, b) for a, b in itertools.pairwise(ends))
 
 
 def to_json(spec: WeightSpec) -> str:
@@ -116,7 +117,7 @@ def layer_ids(spec: WeightSpec) -> np.ndarray:
 
 
 def split_layer(layer: LayerSpec, block: Array) -> tuple[Array, Array]:
-    """One layer's part of a flat vector [..., num_params] -> weights [..., *shape], bias [..., out]."""
+    """One layer's part of a flat vector -> weights [..., *shape] and bias [..., out]."""
     lead, cut = block.shape[:-1], layer.num_params - layer.num_neurons
     return block[..., :cut].reshape(*lead, *layer.shape), block[..., cut:]
 
@@ -168,7 +169,7 @@ def flatten(spec: WeightSpec, params: Params) -> Array:
 
 
 def tokenize(spec: WeightSpec, vectors: Array) -> tuple[Array, ...]:
-    """Flat vectors [..., D] -> one array [..., neurons, token_size] per layer (method: one token a neuron)."""
+    """Flat vectors [..., D] -> one array [..., neurons, token_size] per layer."""
     _check_last_axis(spec, vectors)
     tokens = []
     for layer, part in zip(spec.layers, spec.slices, strict=True):

@@ -71,7 +71,8 @@ def test_align_recovers_a_disguised_network(spec, seed):
     copies = disguise(spec, np.tile(vector, (COUNT, 1)), seed)
     assert distances(copies, vector).min() > 1
     aligned, transform = alignment.align(spec, copies, vector)
-    assert aligned.dtype == np.float32
+    assert aligned.dtype == transform.scales[0].dtype == np.float32
+    assert transform.permutations[0].dtype == np.int32
     np.testing.assert_allclose(aligned, np.tile(vector, (COUNT, 1)), rtol=1e-3, atol=1e-5)
     np.testing.assert_array_equal(apply(spec, transform, copies), aligned)
 
@@ -99,18 +100,18 @@ def test_unrelated_networks_come_closer_whatever_their_disguise(spec, seed):
     np.testing.assert_allclose(again, aligned, rtol=1e-3, atol=1e-4)
 
 
-@examples
-@hypothesis.given(seed=seeds)
-def test_close_networks_never_move_away(seed):
-    """From the reference's near neighbours, where a fresh start may end farther than before."""
-    spec = WeightSpec(TINY, "tanh")
-    reference = 0.1 * random_vectors(spec, seed)
-    vectors = reference + random_vectors(spec, seed + 1, 50)
-    aligned, _ = alignment.align(spec, vectors, reference)
-    before, after = distances(vectors, reference), distances(aligned, reference)
-    assert np.all(after <= before * (1 + 1e-6))
-    twice, _ = alignment.align(spec, aligned, reference)
-    assert np.all(distances(twice, reference) <= after * (1 + 1e-6))
+def test_networks_never_move_away():
+    """Weak first layers mislead the fresh start; later sweeps cannot leave its optimum."""
+    spec = WeightSpec(tuple(LayerSpec(f"fc{i}", "dense", (2, 2)) for i in range(3)), "gelu")
+
+    def network(first, second, third):
+        parts = [part for weights in (first, second, third) for part in (weights, np.zeros(2))]
+        return np.concatenate([part.ravel() for part in parts]).astype(np.float32)
+
+    eye = np.eye(2)
+    reference, other = network(0.1 * eye, 2 * eye, eye), network(0.1 * eye[::-1], 2 * eye, eye)
+    aligned, _ = alignment.align(spec, other[None], reference)
+    np.testing.assert_array_equal(aligned[0], other)
 
 
 def test_align_finds_the_optimum_of_one_hidden_layer():

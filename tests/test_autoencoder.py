@@ -21,7 +21,7 @@ SPEC = WeightSpec(
 )  # 77 parameters, 9 tokens
 TINY = AutoencoderConfig(
     dim=16, heads=2, mlp_dim=24, blocks=1, latent=8, dropout=0.1, projection_layers=1,
-    projection_hidden=6, projection_dim=4, batch_size=8,
+    projection_hidden=6, projection_dim=4, batch_size=8, linear_path=False,
 )  # fmt: skip
 COMPRESSIONS = ("token", "average", "linear")
 
@@ -40,7 +40,9 @@ def random_params(module, seed=0):
     sample = jnp.zeros((1, SPEC.num_params))
     shapes = jax.eval_shape(lambda: module.init(jax.random.key(0), sample, train=False)["params"])
     rng = np.random.default_rng(seed)
-    return jax.tree.map(lambda leaf: rng.normal(0, 0.3, leaf.shape).astype(np.float32), shapes)
+    params = jax.tree.map(lambda leaf: rng.normal(0, 0.3, leaf.shape).astype(np.float32), shapes)
+    params["encoder"]["bottleneck"]["kernel"] /= 4  # far from the ends of tanh
+    return params
 
 
 # --- the same computation in NumPy, float64 -------------------------------------------------
@@ -79,7 +81,8 @@ def encode(vectors, p, compression):
         x = np.concatenate([np.repeat(p["compression_token"], len(x), 0), x], 1)
     x = block(x + p["positions"], p["block_0"])
     pooled = {"token": x[:, 0], "average": x.mean(1), "linear": x.reshape(len(x), -1)}
-    return np.tanh(dense(pooled[compression], p["bottleneck"]))
+    linear = vectors @ p["linear"]["kernel"] if "linear" in p else 0
+    return np.tanh(dense(pooled[compression], p["bottleneck"]) + linear)
 
 
 def decode(latents, p):
@@ -89,13 +92,18 @@ def decode(latents, p):
     for layer, first in zip(SPEC.layers, (0, 3, 7), strict=True):
         tokens = dense(x[:, first : first + layer.num_neurons], p[f"unembed_{layer.name}"])
         parts += [tokens[:, :, :-1].reshape(len(x), -1), tokens[:, :, -1]]
-    return np.concatenate(parts, 1)
+    linear = latents @ p["linear"]["kernel"] if "linear" in p else 0
+    return np.concatenate(parts, 1) + linear
 
 
-@pytest.mark.parametrize("compression", COMPRESSIONS)
-def test_equals_the_same_computation_in_numpy(vectors, compression):
-    module = make_autoencoder(with_(compression=compression), SPEC)
+@pytest.mark.parametrize(
+    ("compression", "linear_path"), [*((c, False) for c in COMPRESSIONS), ("token", True)]
+)
+def test_equals_the_same_computation_in_numpy(vectors, compression, linear_path):
+    module = make_autoencoder(with_(compression=compression, linear_path=linear_path), SPEC)
     params = random_params(module)
+    if linear_path:
+        params["encoder"]["linear"]["kernel"] /= 4
     apply = jax.jit(lambda params, x: module.apply({"params": params}, x, train=False))
     z, out, projections = apply(params, vectors)
     wide = jax.tree.map(lambda leaf: leaf.astype(np.float64), params)
@@ -106,7 +114,7 @@ def test_equals_the_same_computation_in_numpy(vectors, compression):
     hidden = np.maximum(layer_norm(dense(expected, head["hidden_0"]), head["norm_0"]), 0)
     np.testing.assert_allclose(projections, dense(hidden, head["out"]), atol=1e-3)
     assert (z.shape, out.shape, projections.shape) == ((5, 8), (5, 77), (5, 4))
-    assert np.abs(z).max() < 1
+    assert 0.2 < np.abs(z).max() < 1
 
 
 # --- what follows from the architecture -----------------------------------------------------
@@ -143,9 +151,23 @@ def test_an_untrained_decoder_gives_zero(vectors):
     assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(params))
 
 
+def test_beside_a_linear_path_the_attention_starts_at_zero(vectors):
+    module = make_autoencoder(with_(linear_path=True), SPEC)
+
+    @jax.jit
+    def run(key):
+        params = module.init(key, vectors, train=False)["params"]
+        return params, module.apply({"params": params}, vectors, train=False)
+
+    params, (z, out, _) = run(jax.random.key(0))
+    encoder, decoder = (params[name]["linear"]["kernel"] for name in ("encoder", "decoder"))
+    np.testing.assert_allclose(z, np.tanh(vectors @ encoder), atol=1e-5)
+    np.testing.assert_allclose(out, z @ decoder, atol=1e-5)
+
+
 def test_without_tanh_latents_are_not_bounded(vectors):
     params = random_params(make_autoencoder(TINY, SPEC))
-    params["encoder"]["bottleneck"]["kernel"] *= 3
+    params["encoder"]["bottleneck"]["kernel"] *= 12
     z, raw = (
         make_autoencoder(with_(tanh=tanh), SPEC).apply({"params": params}, vectors, method="encode")
         for tanh in (True, False)
@@ -206,7 +228,7 @@ def test_sizes_are_those_of_the_published_autoencoder():
     """2021's MNIST seed zoo: millions of parameters, as reported for the published code."""
     published = AutoencoderConfig(
         dim=800, heads=4, mlp_dim=900, blocks=2, latent=700, compression="token",
-        projection_layers=4, projection_hidden=400, projection_dim=50,
+        projection_layers=4, projection_hidden=400, projection_dim=50, linear_path=False,
     )  # fmt: skip
     params = shapes_of(published, zoo_cnn_spec(1, "tanh"))
     assert count(params["encoder"]) == pytest.approx(8.87, abs=0.005)
@@ -231,5 +253,8 @@ def test_modules_differ_by_architecture_only():
     trained_otherwise = with_(learning_rate=1.0, beta=0.5, lwln=False, batch_size=3, steps=1)
     assert make_autoencoder(trained_otherwise, SPEC) == module
     assert hash(make_autoencoder(trained_otherwise, SPEC)) == hash(module)
-    for changes in ({"dim": 32}, {"tanh": False}, {"dtype": "bfloat16"}, {"projection_dim": 5}):
+    for changes in (
+        {"dim": 32}, {"tanh": False}, {"dtype": "bfloat16"}, {"projection_dim": 5},
+        {"linear_path": True},
+    ):  # fmt: skip
         assert make_autoencoder(with_(**changes), SPEC) != module

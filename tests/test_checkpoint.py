@@ -86,7 +86,7 @@ def test_sharding_is_that_of_the_template(tmp_path):
 def test_a_checkpoint_of_something_else(tmp_path):
     checkpoint.save(tmp_path / "ck", 2, make_state(2))
     wrong = make_state()._replace(params={"other": jnp.zeros(3)})
-    with pytest.raises(HyperJaxError, match="ck/2 cannot be restored.*delete that folder"):
+    with pytest.raises(HyperJaxError, match=r"ck/2 cannot be restored.*delete that folder"):
         checkpoint.restore(tmp_path / "ck", 2, wrong)
 
 
@@ -101,5 +101,5 @@ def test_a_damaged_checkpoint(tmp_path):
 
 def test_a_folder_that_cannot_be_written(tmp_path):
     (tmp_path / "file").write_bytes(b"")
-    with pytest.raises(HyperJaxError, match="cannot write checkpoint .*file/ck"):
+    with pytest.raises(HyperJaxError, match=r"cannot write checkpoint .*file/ck"):
         checkpoint.save(tmp_path / "file" / "ck", 1, make_state())

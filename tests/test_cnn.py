@@ -89,9 +89,9 @@ def test_uniform_never_reaches_one(kernels):
 
 
 def test_unknown_names():
-    with pytest.raises(HyperJaxError, match="activation 'softsign'.*gelu.*tanh"):
+    with pytest.raises(HyperJaxError, match=r"activation 'softsign'.*gelu.*tanh"):
         zoo_cnn_spec(1, "softsign")
-    with pytest.raises(HyperJaxError, match="initialisation 'zeros'.*kaiming_uniform"):
+    with pytest.raises(HyperJaxError, match=r"initialisation 'zeros'.*kaiming_uniform"):
         cnn.kernel_init("zeros")
     assert set(cnn._ACTIVATIONS) == set(config.ACTIVATIONS)
     assert set(cnn._INITS) == set(config.INITS)

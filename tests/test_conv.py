@@ -85,5 +85,5 @@ def test_gradient_of_max_pool_goes_to_the_largest():
 def test_names():
     for backend in ("cpu", "gpu", "tpu"):
         assert conv.default_form(backend) in conv.FORMS
-    with pytest.raises(HyperJaxError, match="'winograd'.*patches, xla"):
+    with pytest.raises(HyperJaxError, match=r"'winograd'.*patches, xla"):
         conv.conv2d(*random_case(SHAPES[0]), form="winograd")

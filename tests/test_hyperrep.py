@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from sklearn.decomposition import PCA
 
 from hyperjax import hyperrep, losses
 from hyperjax.config import AugmentConfig, AutoencoderConfig
@@ -94,6 +95,49 @@ def test_inputs_are_centred_and_scaled_and_back():
     np.testing.assert_allclose(
         hyperrep.from_outputs(SPEC, STATS, inputs), VECTORS, rtol=1e-5, atol=1e-5
     )
+
+
+# --- the start at the principal components --------------------------------------------------
+
+
+def started(config, stats=STATS, vectors=VECTORS):
+    trainer = hyperrep.make_trainer(config, SPEC)
+    state = hyperrep.principal_components(trainer, hyperrep.init(trainer, KEY), stats, vectors)
+    return HyperRep(config, SPEC, state.params, stats, VECTORS[0])
+
+
+@pytest.mark.parametrize("lwln", [True, False])
+def test_the_linear_path_starts_at_the_principal_components(lwln):
+    """Of layer-wise normalised weights with LWLN, of raw weights without."""
+    config = dataclasses.replace(TINY, tanh=False, lwln=lwln)
+    units = np.repeat(STATS.layer_std if lwln else np.ones(3), SIZES)
+    pca = PCA(8).fit(VECTORS / units)
+    expected = pca.inverse_transform(pca.transform(VECTORS / units)) * units
+    np.testing.assert_allclose(
+        hyperrep.reconstruct(started(config), VECTORS), expected, rtol=1e-3, atol=2e-3
+    )
+
+
+def test_the_tanh_is_nearly_linear_at_the_start():
+    model = started(TINY)
+    latents = np.arctanh(hyperrep.encode(model, VECTORS).astype(np.float64))
+    np.testing.assert_allclose(latents.std(0), 0.4, rtol=1e-3)
+    np.testing.assert_allclose(np.corrcoef(latents.T), np.eye(8), atol=1e-3)
+    result = hyperrep.reconstruct(model, VECTORS)
+    score = losses.r_squared(SPEC, result, VECTORS, STATS.mean, STATS.layer_std)
+    assert 0.98 < score["all"] < 1
+
+
+def test_fewer_models_than_latents():
+    few = VECTORS[:4]
+    stats = hyperrep.statistics(TINY, SPEC, few)
+    model = started(TINY, stats, few)
+    latents = hyperrep.encode(model, few)
+    np.testing.assert_array_equal(latents[:, 3:], 0)  # three differences between four models
+    score = losses.r_squared(
+        SPEC, hyperrep.reconstruct(model, few), few, stats.mean, stats.layer_std
+    )
+    assert score["all"] > 0.98
 
 
 # --- the loss -------------------------------------------------------------------------------
@@ -294,9 +338,10 @@ def test_the_gradients_norm_is_clipped():
 # --- encoding and decoding ------------------------------------------------------------------
 
 
-def test_an_untrained_model_decodes_to_the_mean(trainer):
-    params = hyperrep.init(trainer, KEY).params
-    untrained = HyperRep(TINY, SPEC, params, STATS, VECTORS[0])
+def test_an_untrained_model_decodes_to_the_mean():
+    config = dataclasses.replace(TINY, linear_path=False)
+    params = hyperrep.init(hyperrep.make_trainer(config, SPEC), KEY).params
+    untrained = HyperRep(config, SPEC, params, STATS, VECTORS[0])
     latents = hyperrep.encode(untrained, VECTORS[:3])
     assert latents.shape == (3, 8)
     assert np.abs(latents).max() < 1

@@ -170,7 +170,7 @@ def test_optimisers_equal_their_definitions():
     np.testing.assert_allclose(run("adam"), adam(False), rtol=1e-5)
     np.testing.assert_allclose(run("adamw"), adam(True), rtol=1e-5)
     np.testing.assert_allclose(run("sgd"), sgd(), rtol=1e-5)
-    with pytest.raises(HyperJaxError, match="'lion'.*adam, adamw, sgd"):
+    with pytest.raises(HyperJaxError, match=r"'lion'.*adam, adamw, sgd"):
         population.optimizer("lion", rate, decay)
 
 
@@ -346,8 +346,8 @@ def test_placement_pads_with_the_last_member(engine):
 def test_errors(engine):
     with pytest.raises(HyperJaxError, match="empty"):
         population.place_members(engine, np.zeros((0, 2464)))
-    with pytest.raises(HyperJaxError, match="'pmap'.*map, vmap"):
+    with pytest.raises(HyperJaxError, match=r"'pmap'.*map, vmap"):
         make_engine(members="pmap")
+    hyper = population.place_members(engine, population.hyper(IDS, TRAINING))
     with pytest.raises(HyperJaxError, match="'fft'"):
-        hyper = population.place_members(engine, population.hyper(IDS, TRAINING))
         population.init(make_engine(conv="fft"), ROOT, hyper)

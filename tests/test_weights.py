@@ -133,7 +133,7 @@ def test_layer_std_on_the_published_check():
 
 
 def test_errors():
-    with pytest.raises(HyperJaxError, match="have 28 values.* has 29"):
+    with pytest.raises(HyperJaxError, match=r"have 28 values.* has 29"):
         weights.unflatten(TINY, np.zeros((2, 28)))
     with pytest.raises(HyperJaxError, match="29"):
         weights.tokenize(TINY, np.zeros(30))
@@ -141,7 +141,7 @@ def test_errors():
         weights.layer_std(TINY, np.zeros((2, 30)))
     with pytest.raises(HyperJaxError, match="empty"):
         weights.layer_std(TINY, np.zeros((0, 29)))
-    with pytest.raises(HyperJaxError, match="layer 'x'.*'conv' with 4 axes"):
+    with pytest.raises(HyperJaxError, match=r"layer 'x'.*'conv' with 4 axes"):
         LayerSpec("x", "conv", (2, 3))
     with pytest.raises(HyperJaxError, match="pool"):
         LayerSpec("x", "pool", (2, 3))

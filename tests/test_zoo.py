@@ -79,7 +79,7 @@ def test_too_few_usable_members():
     zoo = make_zoo(4)
     assert [len(part) for part in split_members(zoo, SHARES, 0)] == [2, 1, 1]
     zoo.weights[:2] = np.nan
-    with pytest.raises(HyperJaxError, match="2 usable members of 4.*max_abs_weight = inf"):
+    with pytest.raises(HyperJaxError, match=r"2 usable members of 4.*max_abs_weight = inf"):
         split_members(zoo, SHARES, 0)
 
 

@@ -153,11 +153,11 @@ def test_a_full_disk_is_noticed_before_anything_is_computed(tmp_path, zoo, monke
 def test_a_folder_that_cannot_be_made(tmp_path, zoo):
     (tmp_path / "file").write_bytes(b"")
     path = tmp_path / "file" / "zoo"
-    with pytest.raises(HyperJaxError, match="cannot allocate .*file/zoo"):
+    with pytest.raises(HyperJaxError, match=r"cannot allocate .*file/zoo"):
         zoo_file.allocate(path, SPEC, zoo.members, zoo.epochs, INFO)
-    with pytest.raises(HyperJaxError, match="cannot write .*file/zoo"):
+    with pytest.raises(HyperJaxError, match=r"cannot write .*file/zoo"):
         zoo_file.write(path, zoo)
-    with pytest.raises(HyperJaxError, match="cannot read .*file/zoo"):
+    with pytest.raises(HyperJaxError, match=r"cannot read .*file/zoo"):
         zoo_file.read(path)
 
 

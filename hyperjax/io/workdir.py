@@ -23,6 +23,7 @@ from hyperjax.config import Config
 from hyperjax.errors import HyperJaxError
 from hyperjax.io.files import atomic_write
 
+MAY_DIFFER = ("data_dir", "checkpoint_seconds")  # do not change results
 PACKAGES = ("hyperjax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "scipy")
 
 
@@ -47,7 +48,7 @@ def create(workdir: Path, config: Config) -> None:
         differing = [
             f"  {field}: {theirs[field]!r} there, {ours[field]!r} here"
             for field in ours
-            if ours[field] != theirs[field] and field not in ("data_dir",)
+            if ours[field] != theirs[field] and field not in MAY_DIFFER
         ]
         if differing:
             raise HyperJaxError(

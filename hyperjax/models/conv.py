@@ -83,7 +83,7 @@ def _patches_conv_fwd(x_CxHxWxN, kernel_HxWxCxO):
 
 def _patches_conv_bwd(residuals, grad_OxHxWxN):
     x, kernel = residuals
-    kh, kw, c, o = kernel.shape
+    kh, kw, _, o = kernel.shape
     grad_kernel = _patches(x, kh, kw) @ grad_OxHxWxN.reshape(o, -1).T
     # The input's gradient is the full convolution with the kernel turned by 180 degrees.
     turned = jnp.flip(kernel, (0, 1)).swapaxes(2, 3)

@@ -5,6 +5,8 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
+from absl import app, logging
+
 from hyperjax.errors import HyperJaxError
 
 
@@ -22,6 +24,7 @@ def use_all_cores() -> None:
 
 def run(task: Callable[[], Any]) -> None:
     """Run a task; print a mistake of the user's as one message and exit with 2."""
+    logging.set_verbosity(logging.WARNING)  # Orbax narrates every checkpoint
     try:
         use_all_cores()
         task()
@@ -31,6 +34,16 @@ def run(task: Callable[[], Any]) -> None:
     except KeyboardInterrupt:
         print("interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
         sys.exit(130)
+
+
+def parse_flags(argv: list[str]) -> list[str]:
+    """absl's parser; a mistake in a configuration is one message too, not a traceback."""
+    try:
+        return app.parse_flags_with_usage(argv)
+    except (HyperJaxError, AttributeError, KeyError, TypeError, ValueError, OSError) as error:
+        text = error.args[0] if isinstance(error, KeyError) and error.args else error
+        print(f"error: {text}", file=sys.stderr)
+        sys.exit(2)
 
 
 def refuse_arguments(argv: list[str]) -> None:

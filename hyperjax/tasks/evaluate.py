@@ -18,7 +18,8 @@ from hyperjax.io import report, workdir
 from hyperjax.io.progress import console
 from hyperjax.tasks import hyperreps, render, sample
 from hyperjax.tasks.populations import Recipe, make_population
-from hyperjax.tasks.train import FINETUNE_STREAM, SAMPLE_STREAM, Trained, load, stream
+from hyperjax.tasks.streams import Stream, root_key
+from hyperjax.tasks.train import Trained, load
 from hyperjax.zoo import Zoo
 
 
@@ -139,7 +140,7 @@ def finetuned(trained: Trained, request: Request, label: str, source: Member) ->
     """Draw a population and fine-tune it with the zoo's hyper-parameters, or read it."""
     config, seed = trained.config, trained.config.seed
     count = request.num_samples
-    key = jax.random.fold_in(stream(config, SAMPLE_STREAM), seed)
+    key = jax.random.fold_in(root_key(seed, Stream.SAMPLES), seed)
     info = {
         "kind": "population",
         "label": label,
@@ -154,7 +155,7 @@ def finetuned(trained: Trained, request: Request, label: str, source: Member) ->
     recipe = Recipe(
         members=np.arange(count),
         epochs=np.array(sorted(set(config.evaluation.epochs))),
-        key=stream(config, FINETUNE_STREAM),
+        key=root_key(seed, Stream.FINETUNING),
         start=None
         if path.exists()
         else sample.draw(trained, source.hyperrep, source.sampler, count, key),

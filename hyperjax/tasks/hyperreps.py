@@ -12,13 +12,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from hyperjax import hyperrep, losses
+from hyperjax import lab as lab_lib
 from hyperjax.config import AutoencoderConfig, Config
 from hyperjax.hyperrep import HyperRep, Statistics, Trainer, TrainState
 from hyperjax.io import checkpoint, hyperrep_file, progress, workdir
-from hyperjax import lab as lab_lib
 from hyperjax.lab import Lab
-from hyperjax.weights_data import WeightData
+from hyperjax.tasks.streams import Stream, root_key
 from hyperjax.types import Params
+from hyperjax.weights_data import WeightData
 
 _STEPS_PER_CALL = 10  # between two updates of the progress bar
 LWLN, NO_LWLN = "lwln", "no_lwln"
@@ -135,7 +136,7 @@ def _train(
 def _start(
     trainer: Trainer, seed: int, stats: Statistics, data: WeightData, checkpoints: Path
 ) -> tuple[Progress, int]:
-    state = hyperrep.init(trainer, jax.random.fold_in(jax.random.key(seed), 1))
+    state = hyperrep.init(trainer, root_key(seed, Stream.HYPERREP))
     if trainer.config.linear_path:
         state = hyperrep.principal_components(trainer, state, stats, data.train_vectors)
     copy = jax.tree.map(jnp.copy, state.params)  # the state itself is donated step by step

@@ -34,11 +34,11 @@ def small(config: Config) -> Config:
         config.autoencoder,
         dim=64, heads=4, mlp_dim=128, blocks=2, latent=256, dropout=0.0, compression="linear",
         projection_layers=2, projection_hidden=64, projection_dim=32,
-        augment=AugmentConfig(noise=1.0, erase=0.0), beta=0.95,
-        steps=400, batch_size=64, learning_rate=1e-3, weight_decay=1e-2, warmup_steps=50,
+        augment=AugmentConfig(noise=0.5, erase=0.0), beta=0.95,
+        steps=200, batch_size=64, learning_rate=1e-4, weight_decay=1e-2, warmup_steps=20,
         eval_every=50, eval_models=50,
     )  # fmt: skip
-    samplers = replace(config.samplers, joint_bandwidth=0.3)
+    samplers = replace(config.samplers, joint_bandwidth=0.5)
     evaluation = replace(config.evaluation, num_samples=40, epochs=(0, 1, 5))
     return replace(
         config,

@@ -6,12 +6,13 @@ import jax
 import numpy as np
 
 from hyperjax import hyperrep, samplers, zoo
+from hyperjax import lab as lab_lib
 from hyperjax.errors import HyperJaxError, unknown
 from hyperjax.io import workdir, zoo_file
 from hyperjax.io.progress import console
 from hyperjax.tasks import hyperreps
-from hyperjax import lab as lab_lib
-from hyperjax.tasks.train import SAMPLE_STREAM, Trained, load, stream
+from hyperjax.tasks.streams import Stream, root_key
+from hyperjax.tasks.train import Trained, load
 from hyperjax.types import Key
 from hyperjax.zoo import Zoo
 
@@ -33,7 +34,7 @@ def run(
     trained = load(folder)
     name = name or hyperreps.main_name(trained.config)
     seed = trained.config.seed if seed is None else seed
-    key = jax.random.fold_in(stream(trained.config, SAMPLE_STREAM), seed)
+    key = jax.random.fold_in(root_key(trained.config.seed, Stream.SAMPLES), seed)
     vectors = draw(trained, name, sampler, num_samples, key)
     population = _as_population(trained, vectors, name, sampler, seed)
     default = folder / "samples" / f"{sampler}-{name}-n{num_samples}-seed{seed}.safetensors"

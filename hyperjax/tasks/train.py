@@ -4,24 +4,21 @@ import time
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import jax
 import numpy as np
 
-from hyperjax import zoo
+from hyperjax import weights_data, zoo
 from hyperjax.config import Config, to_dict
 from hyperjax.hyperrep import HyperRep
 from hyperjax.io import images, workdir
 from hyperjax.io.images import ImageData
 from hyperjax.io.progress import console
-from hyperjax.models.cnn import zoo_cnn_spec
-from hyperjax import weights_data
-from hyperjax.tasks import hyperreps
 from hyperjax.lab import Lab
+from hyperjax.models.cnn import zoo_cnn_spec
+from hyperjax.tasks import hyperreps
 from hyperjax.tasks.populations import Recipe, make_lab, make_population
+from hyperjax.tasks.streams import Stream, root_key
 from hyperjax.weights_data import WeightData
 from hyperjax.zoo import Split, Zoo
-
-ZOO_STREAM, HYPERREP_STREAM, SAMPLE_STREAM, FINETUNE_STREAM = range(4)
 
 
 class Trained(NamedTuple):
@@ -36,13 +33,9 @@ class Trained(NamedTuple):
     hyperreps: dict[str, HyperRep]
 
 
-def stream(config: Config, number: int) -> jax.Array:
-    """The root key of one named stream of randomness."""
-    return jax.random.fold_in(jax.random.key(config.seed), number)
-
-
 def run(config: Config, folder: Path) -> Trained:
     """Make what the workdir lacks; on a finished one, only load it."""
+    data = _load_images(config)  # first: a folder should not be claimed by a mistake
     with workdir.lock(folder):
         workdir.create(folder, config)
         complete = all(
@@ -55,7 +48,7 @@ def run(config: Config, folder: Path) -> Trained:
         if complete:
             console.print(f"{folder} is finished: nothing to train")
         start = time.monotonic()
-        trained = _build(config, folder)
+        trained = _build(config, folder, data)
         if not complete:
             seconds = time.monotonic() - start
             entry = workdir.describe_run(
@@ -77,17 +70,20 @@ def load(folder: Path) -> Trained:
         path = workdir.hyperrep_path(folder, name)
         if not path.exists():
             raise workdir.unfinished(folder, path)
-    return _build(config, folder)
+    return _build(config, folder, _load_images(config))
 
 
-def _build(config: Config, folder: Path) -> Trained:
-    data = images.load_images(
+def _load_images(config: Config) -> ImageData:
+    return images.load_images(
         config.dataset,
         config.data_dir,
         seed=config.seed,
         num_train=config.num_train,
         num_val=config.num_val,
     )
+
+
+def _build(config: Config, folder: Path, data: ImageData) -> Trained:
     spec = zoo_cnn_spec(data.train.images.shape[-1], config.zoo.activation)
     lab = make_lab(config, spec, data)
     models = make_population(
@@ -119,7 +115,7 @@ def zoo_recipe(config: Config, data: ImageData) -> Recipe:
     return Recipe(
         members=np.arange(config.zoo.num_members),
         epochs=np.arange(config.zoo.epochs + 1),
-        key=stream(config, ZOO_STREAM),
+        key=root_key(config.seed, Stream.ZOO),
         start=None,
         info=info,
     )
@@ -148,4 +144,5 @@ def _describe_zoo(folder: Path, models: Zoo, parts: Split) -> None:
     correlation = zoo.init_correlation(models)
     text = ", ".join(f"{name} {value:.2f}" for name, value in correlation.items())
     console.print(f"zoo: correlation of final with initial weights: {text}")
+    workdir.forget_metrics(folder, "zoo", -1)  # a resumed run says it again
     workdir.log_metrics(folder, {"stage": "zoo", "init_correlation": correlation})

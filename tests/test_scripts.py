@@ -1,0 +1,189 @@
+"""The three scripts as a user calls them, on digits:smoke; killed runs; mistakes."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from hyperjax import samplers
+from hyperjax.io import hyperrep_file, zoo_file
+
+ROOT = Path(__file__).parents[1]
+CONFIG = "--config=configs/digits.py:smoke"
+SLOW = 600  # seconds; a hang is a failure
+
+
+@pytest.fixture(scope="module")
+def env(tmp_path_factory):
+    """Two devices, and one compilation cache for all runs of this file."""
+    cache = tmp_path_factory.mktemp("cache")
+    return os.environ | {
+        "JAX_PLATFORMS": "cpu",
+        "JAX_NUM_CPU_DEVICES": "2",
+        "JAX_COMPILATION_CACHE_DIR": str(cache),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.1",
+    }
+
+
+def call(env, *arguments):
+    """Run a script from the repository's root."""
+    return subprocess.run(
+        [sys.executable, *map(str, arguments)],
+        cwd=ROOT, env=env, text=True, capture_output=True, timeout=SLOW,
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def trained(env, tmp_path_factory):
+    """A workdir made by one uninterrupted run of train.py."""
+    folder = tmp_path_factory.mktemp("runs") / "smoke"
+    done = call(env, "train.py", CONFIG, f"--workdir={folder}")
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+def same_results(one: Path, other: Path) -> None:
+    zoos = [zoo_file.read(folder / "zoo" / "zoo.safetensors") for folder in (one, other)]
+    np.testing.assert_array_equal(zoos[0].weights, zoos[1].weights)
+    for name, values in zoos[0].metrics.items():
+        np.testing.assert_array_equal(values, zoos[1].metrics[name])
+    for name in ("lwln", "no_lwln"):
+        files = [folder / "hyperrep" / f"{name}.safetensors" for folder in (one, other)]
+        (a, info_a), (b, info_b) = map(hyperrep_file.read, files)
+        assert info_a == info_b
+        for leaf_a, leaf_b in zip(leaves(a.params), leaves(b.params), strict=True):
+            np.testing.assert_array_equal(leaf_a, leaf_b)
+    logs = [(folder / "metrics.jsonl").read_text().splitlines() for folder in (one, other)]
+    assert logs[0] == logs[1]
+
+
+def leaves(tree):
+    return [x for v in tree.values() for x in leaves(v)] if isinstance(tree, dict) else [tree]
+
+
+def test_train_writes_a_workdir(trained):
+    zoo = zoo_file.read(trained / "zoo" / "zoo.safetensors")
+    assert zoo.weights.shape == (8, 4, 2464)
+    accuracy = zoo.metrics["train_accuracy"].mean(0)
+    assert accuracy[-1] > accuracy[0] + 0.1  # the members have learned something
+    manifest = json.loads((trained / "manifest.json").read_text())
+    assert manifest[0]["seed"] == 0
+    assert "jax" in manifest[0]["versions"]
+    stages = [json.loads(line)["stage"] for line in (trained / "metrics.jsonl").open()]
+    assert set(stages) == {"zoo", "hyperrep/lwln", "hyperrep/no_lwln"}
+    assert not list(trained.rglob("*.partial"))
+    assert not (trained / "zoo" / "zoo.checkpoints").exists()
+
+
+def test_finished_workdir_says_so(env, trained):
+    again = call(env, "train.py", CONFIG, f"--workdir={trained}")
+    assert again.returncode == 0
+    assert "is finished: nothing to train" in again.stdout
+
+
+def test_another_config_is_refused_with_the_difference(env, trained):
+    other = call(env, "train.py", CONFIG, f"--workdir={trained}", "--config.zoo.num_members=9")
+    assert other.returncode == 2
+    assert "zoo.num_members: 8 there, 9 here" in other.stderr
+
+
+def kill_when(env, folder: Path, sign: str) -> None:
+    """Start training and kill it, without warning, once a checkpoint `sign` is there."""
+    command = [sys.executable, "train.py", CONFIG, f"--workdir={folder}",
+               "--config.checkpoint_seconds=0"]  # fmt: skip
+    process = subprocess.Popen(
+        command, cwd=ROOT, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    deadline = time.monotonic() + SLOW
+    while not list(folder.glob(sign)):
+        assert process.poll() is None, "training ended before it could be killed"
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+
+
+def test_killed_runs_resume_to_the_same_result(env, trained, tmp_path):
+    folder = tmp_path / "killed"
+    kill_when(env, folder, "zoo/zoo.checkpoints/1")
+    assert not (folder / "zoo" / "zoo.safetensors").exists()
+    kill_when(env, folder, "checkpoints/hyperrep_lwln/10")
+    assert not (folder / "hyperrep" / "lwln.safetensors").exists()
+    done = call(env, "train.py", CONFIG, f"--workdir={folder}", "--config.checkpoint_seconds=0")
+    assert done.returncode == 0, done.stderr
+    same_results(trained, folder)
+
+
+def test_sample_and_seed(env, trained, tmp_path):
+    files = [tmp_path / f"{i}.safetensors" for i in range(3)]
+    for file, seed in zip(files, (5, 5, 6), strict=True):
+        done = call(env, "sample.py", f"--workdir={trained}", "--sampler=kde30",
+                    "--num_samples=3", f"--seed={seed}", f"--output={file}")  # fmt: skip
+        assert done.returncode == 0, done.stderr
+    first, again, other = (zoo_file.read(file) for file in files)
+    assert first.weights.shape == (3, 1, 2464)
+    assert np.isfinite(first.weights).all()
+    assert first.info["sampler"] == "kde30"
+    np.testing.assert_array_equal(first.weights, again.weights)
+    assert not np.array_equal(first.weights, other.weights)
+
+
+def test_evaluate_writes_a_report(env, trained):
+    done = call(env, "evaluate.py", f"--workdir={trained}")
+    assert done.returncode == 0, done.stderr
+    report = trained / "report"
+    page = (report / "index.html").read_text()
+    for name in samplers.names():
+        assert name in page
+    assert "B_T" in page
+    assert "B_kde30" in page
+    assert not re.search(r'(?:src|href)="https?:', page)
+    rows = (report / "tab1" / "accuracy.csv").read_text().splitlines()
+    assert len(rows) == 1 + 1 + len(samplers.names()) + 2  # header, B_T, samplers, B_ twice
+    data = json.loads((report / "fig2.json").read_text())
+    assert set(data) == {"lwln/train", "no_lwln/train", "lwln/heldout", "no_lwln/heldout"}
+
+
+def test_list_and_help(env):
+    listed = call(env, "sample.py", "--list")
+    assert listed.returncode == 0
+    assert all(name in listed.stdout for name in samplers.names())
+    assert "tab1" in call(env, "evaluate.py", "--list").stdout
+    for script in ("train.py", "sample.py", "evaluate.py"):
+        assert "--workdir" in call(env, script, "--help").stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["sample.py", "--workdir={w}", "--sampler=kd"], "there is: aligned_mean"),
+        (["sample.py", "--workdir={w}", "--sampler=kde", "--num_samples=0"], "at least 1"),
+        (["sample.py", "--workdir={w}", "--sampler=kde", "--hyperrep=x"], "lwln, no_lwln"),
+        (["sample.py", "--workdir={w}/none", "--sampler=kde"], "no config.json"),
+        (["evaluate.py", "--workdir={w}", "--experiments=tab9"], "there is: fig2, tab1"),
+        (["evaluate.py", "--workdir={w}", "--samplers=x"], "unknown sampler 'x'"),
+        (["train.py", "--config=configs/digits.py:tiny", "--workdir={w}"], "full, small, smoke"),
+        (["train.py", CONFIG, "--workdir={w}", "--config.dataset=cifar"], "cifar10"),
+        (["train.py", CONFIG, "--workdir={w}", "--config.zoo.epochs=0"], "zoo.epochs"),
+        (["train.py", CONFIG, "--workdir={w}", "stray"], "unexpected argument 'stray'"),
+    ],
+)
+def test_mistakes_get_one_clear_error(env, trained, tmp_path, arguments, message):
+    folder = trained if arguments[0] != "train.py" else tmp_path / "new"
+    done = call(env, *(a.format(w=folder) for a in arguments))
+    assert done.returncode != 0
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_config_typo(env, tmp_path):
+    done = call(env, "train.py", CONFIG, f"--workdir={tmp_path}", "--config.zoo.num_member=9")
+    assert done.returncode != 0
+    assert "num_member" in done.stderr
