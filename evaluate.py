@@ -16,7 +16,10 @@ from hyperjax.tasks import cli
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder that train.py has finished.")
 _EXPERIMENTS = flags.DEFINE_list("experiments", [], "Which to run; default: all. See --list.")
 _SAMPLERS = flags.DEFINE_list("samplers", [], "Restrict tab1 to these; default: the config's.")
-_NUM_SAMPLES = flags.DEFINE_integer("num_samples", 0, "Models a population; default: the config's.")
+_NUM_SAMPLES = flags.DEFINE_integer(
+    "num_samples", None, "Models a population; default: the config's."
+)
+_DATA_DIR = flags.DEFINE_string("data_dir", "", "Folder of images, if it has moved since.")
 _LIST = flags.DEFINE_bool("list", False, "List the experiments and exit.")
 
 
@@ -37,6 +40,7 @@ def main(argv: list[str]) -> None:
             tuple(_EXPERIMENTS.value),
             samplers=tuple(_SAMPLERS.value),
             num_samples=_NUM_SAMPLES.value,
+            data_dir=_DATA_DIR.value,
         )
 
     cli.run(task)

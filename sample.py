@@ -20,6 +20,7 @@ _HYPERREP = flags.DEFINE_string(
 )
 _SEED = flags.DEFINE_integer("seed", None, "Seed of the draws; default: the configuration's.")
 _OUTPUT = flags.DEFINE_string("output", None, "File to write; default: WORKDIR/samples/...")
+_DATA_DIR = flags.DEFINE_string("data_dir", "", "Folder of images, if it has moved since.")
 _LIST = flags.DEFINE_bool("list", False, "List the samplers and exit.")
 
 
@@ -44,6 +45,7 @@ def main(argv: list[str]) -> None:
             name=_HYPERREP.value,
             seed=_SEED.value,
             output=Path(_OUTPUT.value) if _OUTPUT.value else None,
+            data_dir=_DATA_DIR.value,
         )
 
     cli.run(task)

@@ -45,7 +45,8 @@ class ZooConfig:
     init: str = "uniform"
     training: TrainingConfig = TrainingConfig()
     split: tuple[float, ...] = (0.7, 0.15, 0.15)  # of members: train, validation, test
-    max_abs_weight: float = float("inf")  # members beyond it are left out
+    max_abs_weight: float = 0.0  # members with a weight beyond it are left out; 0: off
+    snapshots: tuple[int, ...] = ()  # epochs kept, with their metrics; empty: all
     conv: str = "auto"  # form of the convolution, see models/conv.py
     members: str = "auto"  # map: one after another (CPU); vmap: all at once (accelerators)
     chunk_size: int = 0  # members trained together; 0: chosen from the memory at hand
@@ -157,6 +158,7 @@ _CHOICES = {
 }
 _MAY_BE_ZERO = {
     "seed", "num_train", "checkpoint_seconds", "zoo.training.weight_decay", "zoo.chunk_size",
+    "zoo.max_abs_weight",
     "autoencoder.dropout", "autoencoder.projection_layers", "autoencoder.augment.mix",
     "autoencoder.augment.noise", "autoencoder.augment.erase", "autoencoder.beta",
     "autoencoder.weight_decay", "autoencoder.warmup_steps", "autoencoder.clip_norm",
@@ -245,6 +247,33 @@ def _validate(config: Config) -> None:
         )
     if config.autoencoder.dim % config.autoencoder.heads:
         raise HyperJaxError("config field autoencoder.dim: must be a multiple of autoencoder.heads")
+    _validate_relations(config)
+
+
+def _validate_relations(config: Config) -> None:
+    """What no single field can say."""
+    zoo, autoencoder, epochs = config.zoo, config.autoencoder, config.evaluation.epochs
+    if config.seed >= 2**32:
+        raise HyperJaxError(f"config field seed: got {config.seed}, expected less than 2**32")
+    if zoo.num_members < 3:
+        raise HyperJaxError("config field zoo.num_members: a split needs at least 3 members")
+    if autoencoder.select == "accuracy" and not autoencoder.eval_models:
+        raise HyperJaxError("config field autoencoder.select: accuracy needs eval_models > 0")
+    low, high = (*autoencoder.augment.erase_scale, 0, 0)[:2]
+    if len(autoencoder.augment.erase_scale) != 2 or not 0 <= low <= high <= 1:
+        raise HyperJaxError(
+            "config field autoencoder.augment.erase_scale: expected two shares, low to high"
+        )
+    for field, values in (("evaluation.epochs", epochs), ("zoo.snapshots", zoo.snapshots),
+                          ("autoencoder.epochs_seen", autoencoder.epochs_seen)):  # fmt: skip
+        if list(values) != sorted(set(values)) or min(values, default=0) < 0:
+            raise HyperJaxError(f"config field {field}: got {values}, expected rising epochs")
+    missing = set(autoencoder.epochs_seen) - set(zoo.snapshots)
+    if zoo.snapshots and (missing or max(zoo.snapshots) != zoo.epochs):
+        raise HyperJaxError(
+            "config field zoo.snapshots: must hold autoencoder.epochs_seen and end with "
+            f"zoo.epochs = {zoo.epochs}"
+        )
     late = [e for e in config.autoencoder.epochs_seen if not 0 <= e <= config.zoo.epochs]
     if late or not config.autoencoder.epochs_seen:
         raise HyperJaxError(

@@ -61,9 +61,13 @@ class Trainer(NamedTuple):
 
 
 def make_trainer(config: AutoencoderConfig, spec: WeightSpec, devices: Any = None) -> Trainer:
-    """Data-parallel over as many devices as divide the batch."""
+    """Data-parallel over as many devices as divide the batch into parts of at least 8."""
     devices = jax.devices() if devices is None else devices
-    used = max(n for n in range(1, len(devices) + 1) if config.batch_size % n == 0)
+    used = max(
+        n
+        for n in range(1, len(devices) + 1)
+        if config.batch_size % n == 0 and (n == 1 or config.batch_size // n >= 8)
+    )
     mesh = Mesh(np.asarray(devices[:used]), ("batch",), axis_types=(AxisType.Auto,))
     return Trainer(config, spec, make_autoencoder(config, spec), mesh)
 
@@ -96,7 +100,14 @@ def optimizer(config: AutoencoderConfig) -> optax.GradientTransformation:
     else:
         rate = optax.linear_schedule(0.0 if warmup else peak, peak, max(warmup, 1))
     clip = [optax.clip_by_global_norm(config.clip_norm)] if config.clip_norm else []
-    return optax.chain(*clip, optax.adamw(rate, weight_decay=config.weight_decay))
+    return optax.chain(*clip, optax.adamw(rate, weight_decay=config.weight_decay, mask=_trained))
+
+
+def _trained(params: Params) -> Params:
+    """Which parameters are trained, and decay: all but the linear path."""
+    return jax.tree.map_with_path(
+        lambda path, _: "linear" not in (entry.key for entry in path), params
+    )
 
 
 @functools.partial(jax.jit, static_argnames="trainer")
@@ -112,7 +123,7 @@ def init(trainer: Trainer, key: Key) -> TrainState:
 def principal_components(
     trainer: Trainer, state: TrainState, stats: Statistics, vectors: Array
 ) -> TrainState:
-    """Start the linear path at the train vectors' principal components (`linear_path`).
+    """Set the linear path to the train vectors' principal components (`linear_path`).
 
     Components are those of the reconstruction loss's metric, so that LWLN decides which count.
     Latents are whitened, and small enough for the tanh to be nearly linear; the decoder is the

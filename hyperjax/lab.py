@@ -10,6 +10,9 @@ from hyperjax.errors import HyperJaxError
 from hyperjax.population import Engine, Evaluation, Images
 from hyperjax.types import Array
 
+_IMAGES_PER_CALL = 400_000
+_BYTES_PER_CALL = 8e9  # of activations, on each device
+
 
 class Lab(NamedTuple):
     """What evaluating and training CNNs needs."""
@@ -20,12 +23,26 @@ class Lab(NamedTuple):
     test: Images
 
 
-def evaluate(lab: Lab, vectors: Array, images: Images, chunk: int = 512) -> Evaluation:
+def members_per_call(lab: Lab) -> int:
+    """Members that are trained or evaluated together: some seconds of an epoch's work where
+    members run one after another, what fits in memory where they run at once."""
+    engine, devices = lab.engine, lab.engine.mesh.size
+    if engine.members == "map":
+        size = max(1, _IMAGES_PER_CALL // len(lab.train.labels))
+    else:
+        # The first convolution's patches and output, for three live copies of them.
+        per_image = 3 * 4 * 24 * 24 * (25 * lab.train.pixels.shape[-1] + 8)
+        batch = max(engine.batch_size, engine.eval_batch_size)
+        size = max(1, int(_BYTES_PER_CALL * devices / (per_image * batch)))
+    return population.padded(engine, size)
+
+
+def evaluate(lab: Lab, vectors: Array, images: Images) -> Evaluation:
     """Evaluate flat vectors float32[M, D] as networks; host arrays over M."""
     count = len(vectors)
     if count == 0:
         raise HyperJaxError("the population is empty: expected at least one model to evaluate")
-    size = min(chunk, population.padded(lab.engine, count))
+    size = min(members_per_call(lab), population.padded(lab.engine, count))
     parts = []
     for begin in range(0, count, size):
         rows = np.asarray(vectors[begin : begin + size], np.float32)

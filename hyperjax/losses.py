@@ -38,7 +38,8 @@ def nt_xent(view_i: Array, view_j: Array, temperature: float) -> Array:
     negatives.
     """
     z = jnp.concatenate([view_i, view_j])
-    z = z / jnp.maximum(jnp.linalg.norm(z, axis=-1, keepdims=True), 1e-8)
+    # the square root of the floored sum, since a norm has no gradient at zero
+    z = z / jnp.sqrt(jnp.maximum(jnp.sum(z**2, axis=-1, keepdims=True), 1e-16))
     similarity = z @ z.T / temperature
     size = len(z)
     similarity = jnp.where(jnp.eye(size, dtype=bool), -jnp.inf, similarity)  # no row with itself

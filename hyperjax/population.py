@@ -98,7 +98,7 @@ def make_engine(
         spec=spec,
         optimizer=training.optimizer,
         batch_size=training.batch_size,
-        eval_batch_size=32 if members == "map" else 512,
+        eval_batch_size=32 if members == "map" else 64,
         members=members,
         mesh=Mesh(np.asarray(devices), ("member",), axis_types=(AxisType.Auto,)),
     )

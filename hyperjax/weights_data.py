@@ -47,12 +47,12 @@ def load(config: Config, models: Zoo, parts: Split, reference: np.ndarray) -> We
     columns = zoo.snapshot_index(models, config.autoencoder.epochs_seen)
 
     def aligned(rows: np.ndarray) -> np.ndarray:
-        vectors = np.asarray(models.weights[rows][:, columns])
+        vectors = models.weights[rows[:, None], columns[None]]
         return align(models.spec, vectors, reference) if config.autoencoder.align else vectors
 
     return WeightData(
         *(aligned(rows) for rows in parts),
-        quality=np.asarray(models.metrics["val_accuracy"][parts.train][:, columns]),
+        quality=models.metrics["val_accuracy"][parts.train[:, None], columns[None]],
     )
 
 

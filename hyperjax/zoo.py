@@ -68,17 +68,17 @@ def snapshot_index(zoo: Zoo, epochs) -> np.ndarray:
     return np.searchsorted(zoo.epochs, epochs)
 
 
-def valid_members(zoo: Zoo, max_abs_weight: float = float("inf")) -> np.ndarray:
-    """Which members never diverged, bool[M]: all weights finite and within the threshold."""
-    return np.array(
-        [
-            bool(np.isfinite(member).all() and (np.abs(member) <= max_abs_weight).all())
-            for member in zoo.weights
-        ]
-    )
+def valid_members(zoo: Zoo, max_abs_weight: float = 0.0) -> np.ndarray:
+    """Which members never diverged, bool[M]: all weights finite and none beyond the threshold.
+
+    A threshold of 0 is none.
+    """
+    largest = float(np.finfo(np.float32).max)  # infinite weights are never valid
+    limit = min(max_abs_weight or largest, largest)
+    return np.array([bool(np.all(np.abs(member) <= limit)) for member in zoo.weights])
 
 
-def split_members(zoo: Zoo, shares, seed: int, max_abs_weight: float = float("inf")) -> Split:
+def split_members(zoo: Zoo, shares, seed: int, max_abs_weight: float = 0.0) -> Split:
     """Split the valid members by model; every part gets at least one.
 
     Depends on the members' ids and the seed, not on their order in memory.

@@ -7,7 +7,7 @@ import pytest
 
 from hyperjax import weights
 from hyperjax.config import AutoencoderConfig
-from hyperjax.models.autoencoder import make_autoencoder
+from hyperjax.models.autoencoder import Block, make_autoencoder
 from hyperjax.models.cnn import zoo_cnn_spec
 from hyperjax.weights import LayerSpec, WeightSpec
 
@@ -201,6 +201,23 @@ def test_dropout_acts_in_training_only(vectors):
     (z, out), (other_z, other_out) = run(jax.random.key(0)), run(jax.random.key(1))
     assert not np.allclose(z, other_z, atol=1e-3)
     assert not np.allclose(out, other_out, atol=1e-3)
+
+
+def test_dropout_acts_on_attention_and_on_residuals():
+    """Residual dropout alone would give every scalar of the branch one of two values."""
+    block = Block(heads=2, mlp_dim=8, dropout=0.5, dtype=jnp.float32)
+    x = np.random.default_rng(0).normal(size=(1, 6, 8)).astype(np.float32)
+    params = block.init(jax.random.key(0), x, train=False)["params"]
+    params["mlp_out"] = jax.tree.map(jnp.zeros_like, params["mlp_out"])
+
+    @jax.jit
+    def branch(key):
+        return block.apply({"params": params}, x, train=True, rngs={"dropout": key}) - x
+
+    values = np.asarray(jax.vmap(branch)(jax.random.split(jax.random.key(1), 40)))[:, 0, 2, 3]
+    dropped = np.abs(values) < 1e-6
+    assert 8 < dropped.sum() < 32
+    assert len(np.unique(values[~dropped].round(4))) > 4
 
 
 def test_without_projection_layers_the_contrast_is_on_the_latents(vectors):

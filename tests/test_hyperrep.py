@@ -25,14 +25,15 @@ SIZES, DIM = [15, 52, 10], 77
 PLAIN = AugmentConfig(permute=False, mix=0.0, noise=0.0, erase=0.0)
 TINY = AutoencoderConfig(
     dim=16, heads=2, mlp_dim=24, blocks=1, latent=8, dropout=0.1, projection_layers=1,
-    projection_hidden=6, projection_dim=4, batch_size=8, learning_rate=3e-3, warmup_steps=5,
-    schedule="constant", augment=AugmentConfig(mix=0.2, noise=0.05, erase=0.5),
+    projection_hidden=6, projection_dim=4, batch_size=32, learning_rate=3e-3, warmup_steps=5,
+    schedule="constant", linear_path=False, augment=AugmentConfig(mix=0.2, noise=0.05, erase=0.5),
 )  # fmt: skip
 EXACT = dataclasses.replace(TINY, dropout=0.0, augment=PLAIN, beta=1.0)
+LINEAR = dataclasses.replace(TINY, linear_path=True)
 KEY = jax.random.key(0)
 
 
-def make_vectors(count=36):
+def make_vectors(count=100):
     """Models of three latent factors, with layers of very different mean and scale."""
     rng = np.random.default_rng(0)
     values = rng.normal(size=(count, 3)) @ rng.normal(size=(3, DIM))
@@ -97,7 +98,7 @@ def test_inputs_are_centred_and_scaled_and_back():
     )
 
 
-# --- the start at the principal components --------------------------------------------------
+# --- the linear path ------------------------------------------------------------------------
 
 
 def started(config, stats=STATS, vectors=VECTORS):
@@ -107,9 +108,9 @@ def started(config, stats=STATS, vectors=VECTORS):
 
 
 @pytest.mark.parametrize("lwln", [True, False])
-def test_the_linear_path_starts_at_the_principal_components(lwln):
+def test_the_linear_path_holds_the_principal_components(lwln):
     """Of layer-wise normalised weights with LWLN, of raw weights without."""
-    config = dataclasses.replace(TINY, tanh=False, lwln=lwln)
+    config = dataclasses.replace(LINEAR, tanh=False, lwln=lwln)
     units = np.repeat(STATS.layer_std if lwln else np.ones(3), SIZES)
     pca = PCA(8).fit(VECTORS / units)
     expected = pca.inverse_transform(pca.transform(VECTORS / units)) * units
@@ -119,7 +120,7 @@ def test_the_linear_path_starts_at_the_principal_components(lwln):
 
 
 def test_the_tanh_is_nearly_linear_at_the_start():
-    model = started(TINY)
+    model = started(LINEAR)
     latents = np.arctanh(hyperrep.encode(model, VECTORS).astype(np.float64))
     np.testing.assert_allclose(latents.std(0), 0.4, rtol=1e-3)
     np.testing.assert_allclose(np.corrcoef(latents.T), np.eye(8), atol=1e-3)
@@ -131,13 +132,34 @@ def test_the_tanh_is_nearly_linear_at_the_start():
 def test_fewer_models_than_latents():
     few = VECTORS[:4]
     stats = hyperrep.statistics(TINY, SPEC, few)
-    model = started(TINY, stats, few)
+    model = started(LINEAR, stats, few)
     latents = hyperrep.encode(model, few)
     np.testing.assert_array_equal(latents[:, 3:], 0)  # three differences between four models
     score = losses.r_squared(
         SPEC, hyperrep.reconstruct(model, few), few, stats.mean, stats.layer_std
     )
     assert score["all"] > 0.98
+
+
+def test_the_linear_path_stays_as_it_is():
+    """No gradient reaches it and it does not decay, while everything around it is trained."""
+    config = dataclasses.replace(LINEAR, weight_decay=1.0, warmup_steps=0, dropout=0.0)
+    trainer, params = hyperrep.make_trainer(config, SPEC), started(LINEAR).params
+    noise = np.random.default_rng(0)
+    params = jax.tree.map(
+        lambda leaf: leaf + noise.normal(0, 0.1, leaf.shape).astype(np.float32), params
+    )
+
+    @jax.jit
+    def update(params, vectors):
+        grads = jax.grad(lambda p: hyperrep.loss_fn(trainer, p, STATS, vectors, KEY)[0])(params)
+        tx = hyperrep.optimizer(config)
+        return tx.update(grads, tx.init(params), params)[0]
+
+    updates = update(params, VECTORS)
+    for part in ("encoder", "decoder"):
+        assert not updates[part].pop("linear")["kernel"].any()
+    assert all(np.any(leaf != 0) for leaf in jax.tree.leaves(updates))
 
 
 # --- the loss -------------------------------------------------------------------------------
@@ -212,7 +234,7 @@ def test_the_two_views_are_drawn_independently(model, monkeypatch, changes, diff
         return views.pop()
 
     (first, second), (other, _) = projections(KEY), projections(jax.random.key(1))
-    assert first.shape == second.shape == (36, 4)
+    assert first.shape == second.shape == (100, 4)
     assert np.all(np.any(np.abs(first - second) > 1e-5, axis=1)) == differ
     assert (not np.allclose(first, other)) == differ
 
@@ -262,18 +284,19 @@ def test_devices_do_not_matter(trainer):
         np.testing.assert_allclose(value, expected[name], rtol=1e-3)
 
 
-@pytest.mark.parametrize(("batch", "used"), [(8, 4), (6, 3), (2, 2), (7, 1)])
-def test_as_many_devices_as_divide_the_batch(batch, used):
+@pytest.mark.parametrize(("batch", "used"), [(32, 4), (36, 4), (24, 3), (16, 2), (8, 1), (67, 1)])
+def test_as_many_devices_as_divide_the_batch_into_parts_worth_it(batch, used):
     config = dataclasses.replace(TINY, batch_size=batch)
     assert hyperrep.make_trainer(config, SPEC).mesh.size == used
 
 
 def batches(monkeypatch, trainer, count, steps):
-    """The rows that each of the first steps is trained on, by a step that computes nothing."""
-    rows = []
+    """Rows and keys of each of the first steps, by steps that compute nothing."""
+    rows, keys = [], []
 
     def record(trainer, params, stats, vectors, key):
         rows.append(vectors[:, 0])
+        keys.append(jax.random.key_data(key))
         return params["x"], {}
 
     monkeypatch.setattr(hyperrep, "loss_fn", record)
@@ -283,19 +306,21 @@ def batches(monkeypatch, trainer, count, steps):
     for step in range(steps):
         state = hyperrep.TrainState(params, opt_state, jnp.int32(step), KEY)
         hyperrep._step(trainer, state, data, STATS)
-    return np.asarray(rows)
+    return np.asarray(rows), np.asarray(keys)
 
 
 def test_an_epoch_sees_no_model_twice(monkeypatch, trainer):
-    """Four batches of eight from 36 models; another order each epoch."""
-    epochs = batches(monkeypatch, trainer, 36, 8).reshape(2, 32)
-    assert [len(set(epoch)) for epoch in epochs] == [32, 32]
-    assert set(epochs.ravel()) <= set(range(36))
+    """Three batches of 32 from 100 models; another order each epoch."""
+    rows, keys = batches(monkeypatch, trainer, 100, 6)
+    epochs = rows.reshape(2, 96)
+    assert [len(set(epoch)) for epoch in epochs] == [96, 96]
+    assert set(epochs.ravel()) <= set(range(100))
     assert not np.array_equal(*epochs)
+    assert len(np.unique(keys, axis=0)) == 6  # augmentation and dropout differ at every step
 
 
 def test_fewer_models_than_a_batch(monkeypatch, trainer):
-    for batch in batches(monkeypatch, trainer, 5, 2):
+    for batch in batches(monkeypatch, trainer, 5, 2)[0]:
         assert sorted(batch) == [0, 1, 2, 3, 4]
 
 
@@ -339,9 +364,8 @@ def test_the_gradients_norm_is_clipped():
 
 
 def test_an_untrained_model_decodes_to_the_mean():
-    config = dataclasses.replace(TINY, linear_path=False)
-    params = hyperrep.init(hyperrep.make_trainer(config, SPEC), KEY).params
-    untrained = HyperRep(config, SPEC, params, STATS, VECTORS[0])
+    params = hyperrep.init(hyperrep.make_trainer(TINY, SPEC), KEY).params
+    untrained = HyperRep(TINY, SPEC, params, STATS, VECTORS[0])
     latents = hyperrep.encode(untrained, VECTORS[:3])
     assert latents.shape == (3, 8)
     assert np.abs(latents).max() < 1
@@ -368,7 +392,7 @@ def test_batches_do_not_matter(model):
 def test_any_number_of_models_compiles_once(model):
     hyperrep.encode(model, VECTORS)
     compiled = hyperrep._encode._cache_size()
-    for count in (1, 20, 36):
+    for count in (1, 20, 100):
         assert hyperrep.encode(model, VECTORS[:count]).shape == (count, 8)
     assert hyperrep._encode._cache_size() == compiled
 

@@ -75,9 +75,11 @@ def test_contrast_and_its_gradient_are_finite_at_the_edges():
     zero = np.zeros((2, 3), np.float32)
     assert losses.nt_xent(zero, zero, 1.0) == pytest.approx(np.log(3))
     assert losses.nt_xent(VIEW_I[:1], VIEW_J[:1], 0.1) == pytest.approx(0)  # no negatives
-    grad = jax.grad(lambda a: losses.nt_xent(a, VIEW_J, 0.1))(VIEW_I)
+    view = VIEW_I.copy()
+    view[1] = 0
+    grad = np.asarray(jax.grad(lambda view: losses.nt_xent(view, VIEW_J, 0.1))(view))
     assert np.isfinite(grad).all()
-    assert np.abs(grad).max() > 0
+    assert np.all(np.abs(grad[[0, 2]]).max(1) > 0)
 
 
 def test_r_squared_equals_sklearn():

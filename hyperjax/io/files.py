@@ -7,7 +7,7 @@ from pathlib import Path
 from hyperjax.errors import HyperJaxError
 
 
-def atomic_write(path: str | os.PathLike, data: bytes) -> None:
+def atomic_write(path: str | os.PathLike, *parts: bytes | memoryview) -> None:
     """Write a file by write-then-rename, and its folders where they are missing.
 
     A reader sees the old contents or the new, never a part; a failure leaves the old file and
@@ -21,7 +21,8 @@ def atomic_write(path: str | os.PathLike, data: bytes) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             with open(partial, "xb") as file:
-                file.write(data)
+                for part in parts:
+                    file.write(part)
                 file.flush()
                 os.fsync(file.fileno())  # else a crash may leave the new name on no data
             os.replace(partial, path)

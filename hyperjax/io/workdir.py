@@ -23,7 +23,10 @@ from hyperjax.config import Config
 from hyperjax.errors import HyperJaxError
 from hyperjax.io.files import atomic_write
 
-MAY_DIFFER = ("data_dir", "checkpoint_seconds")  # do not change results
+MAY_DIFFER = (  # beginnings of the fields that do not change what train.py makes
+    "data_dir", "checkpoint_seconds", "zoo.conv", "zoo.members", "zoo.chunk_size", "samplers.",
+    "evaluation.",
+)  # fmt: skip
 PACKAGES = ("hyperjax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "scipy")
 
 
@@ -38,7 +41,8 @@ def hyperrep_path(workdir: Path, name: str) -> Path:
 def create(workdir: Path, config: Config) -> None:
     """Claim a folder for a configuration.
 
-    Raises HyperJaxError, with the differences, if it was made with another one.
+    Raises HyperJaxError, with the differences, if it was made with another one. Fields that do
+    not change what train.py makes may differ; the newest values are kept.
     """
     path = workdir / "config.json"
     if path.exists():
@@ -48,15 +52,15 @@ def create(workdir: Path, config: Config) -> None:
         differing = [
             f"  {field}: {theirs[field]!r} there, {ours[field]!r} here"
             for field in ours
-            if ours[field] != theirs[field] and field not in MAY_DIFFER
+            if ours[field] != theirs[field] and not field.startswith(MAY_DIFFER)
         ]
         if differing:
             raise HyperJaxError(
                 f"{workdir} was made with another configuration; choose another --workdir or "
                 "the same settings:\n" + "\n".join(differing)
             )
-    else:
-        atomic_write(path, json.dumps(config_lib.to_dict(config), indent=2).encode())
+    read_manifest(workdir)  # a damaged one should not be noticed after hours
+    atomic_write(path, json.dumps(config_lib.to_dict(config), indent=2).encode())
 
 
 def load_config(workdir: Path) -> Config:
@@ -69,7 +73,7 @@ def load_config(workdir: Path) -> Config:
             f"{workdir} is no HyperJAX workdir (it has no config.json); make one with "
             f"python train.py --config=configs/digits.py --workdir={workdir}"
         ) from error
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, TypeError, AttributeError) as error:
         raise HyperJaxError(f"cannot read {path}: {error}") from error
 
 
@@ -102,10 +106,21 @@ def describe_run(command: str, **facts: Any) -> dict[str, Any]:
     }
 
 
-def add_to_manifest(workdir: Path, entry: dict[str, Any]) -> None:
+def read_manifest(workdir: Path) -> list[dict[str, Any]]:
+    """What every command recorded in this folder."""
     path = workdir / "manifest.json"
-    entries = json.loads(path.read_text()) if path.exists() else []
-    atomic_write(path, json.dumps([*entries, entry], indent=2).encode())
+    try:
+        entries = json.loads(path.read_text()) if path.exists() else []
+    except (OSError, ValueError) as error:
+        raise HyperJaxError(f"cannot read {path}: {error}; delete it or restore it") from error
+    if not isinstance(entries, list):
+        raise HyperJaxError(f"{path}: expected a list of commands; delete it or restore it")
+    return entries
+
+
+def add_to_manifest(workdir: Path, entry: dict[str, Any]) -> None:
+    entries = [*read_manifest(workdir), entry]
+    atomic_write(workdir / "manifest.json", json.dumps(entries, indent=2).encode())
 
 
 def command_line() -> str:

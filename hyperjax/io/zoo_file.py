@@ -73,7 +73,10 @@ def allocate(
         with open(path, "wb") as file:
             file.write(head)
             file.flush()
-            os.posix_fallocate(file.fileno(), len(head), size)
+            if hasattr(os, "posix_fallocate"):
+                os.posix_fallocate(file.fileno(), len(head), size)
+            else:  # macOS: a sparse file, so a full disk is noticed later
+                file.truncate(len(head) + size)
     except OSError as error:
         if path.is_file():
             path.unlink()
@@ -104,8 +107,8 @@ def write(path: Path, zoo: Zoo) -> None:
     arrays = [(zoo.members, "<i8"), (zoo.epochs, "<i4")]
     arrays += [(values, "<f4") for values in zoo.metrics.values()]
     arrays += [(zoo.weights, "<f4")]
-    body = [np.ascontiguousarray(array, dtype).tobytes() for array, dtype in arrays]
-    atomic_write(path, b"".join([head, *body]))
+    body = [memoryview(np.ascontiguousarray(array, dtype)).cast("B") for array, dtype in arrays]
+    atomic_write(path, head, *body)
 
 
 def read(path: str | Path, *, writable: bool = False) -> Zoo:

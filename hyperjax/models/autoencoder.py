@@ -5,8 +5,8 @@ transformer blocks -> linear bottleneck with tanh -> latent; the decoder mirrors
 projection head maps latents to the space of the contrastive loss.
 
 Not in the paper: `linear_path` adds a linear encoder and decoder beside the attention, which
-`hyperrep.principal_components` starts at the train members' principal components. The
-attention then starts at zero and learns what they miss (docs/design.md).
+`hyperrep.principal_components` fits to the train members in closed form and which is then
+fixed. The attention starts at zero and learns what it misses (docs/design.md).
 """
 
 import dataclasses
@@ -14,6 +14,7 @@ import dataclasses
 import flax.linen as nn
 import jax.numpy as jnp
 from flax.linen.initializers import normal, variance_scaling, zeros
+from jax import lax
 
 from hyperjax import weights
 from hyperjax.config import AutoencoderConfig
@@ -51,6 +52,17 @@ class Block(nn.Module):
         return x_BxTxd + drop(_dense(dim, self.dtype, "mlp_out")(h))
 
 
+class Fixed(nn.Module):
+    """Linear map that is not trained: `hyperrep.principal_components` fits it in closed form."""
+
+    features: int
+
+    @nn.compact
+    def __call__(self, x_BxF: Array) -> Array:
+        shape = (x_BxF.shape[-1], self.features)
+        return x_BxF @ lax.stop_gradient(self.param("kernel", zeros, shape))
+
+
 class Encoder(nn.Module):
     """Scaled, centred weight vectors float32[B, D] -> latents float32[B, latent]."""
 
@@ -86,7 +98,7 @@ class Encoder(nn.Module):
         init = zeros if c.linear_path else None
         z_BxZ = _dense(c.latent, jnp.float32, "bottleneck", init)(pooled.astype(jnp.float32))
         if c.linear_path:
-            z_BxZ = z_BxZ + nn.Dense(c.latent, use_bias=False, name="linear")(vectors_BxD)
+            z_BxZ = z_BxZ + Fixed(c.latent, name="linear")(vectors_BxD)
         return jnp.tanh(z_BxZ) if c.tanh else z_BxZ
 
 
@@ -116,7 +128,7 @@ class Decoder(nn.Module):
             start = end
         out_BxD = weights.detokenize(self.spec, tokens).astype(jnp.float32)
         if c.linear_path:
-            out_BxD = out_BxD + nn.Dense(self.spec.num_params, use_bias=False, name="linear")(z_BxZ)
+            out_BxD = out_BxD + Fixed(self.spec.num_params, name="linear")(z_BxZ)
         return out_BxD
 
 

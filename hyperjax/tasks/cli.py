@@ -10,25 +10,32 @@ from absl import app, logging
 from hyperjax.errors import HyperJaxError
 
 
-def use_all_cores() -> None:
-    """One virtual CPU device per core, on which populations are spread.
+def configure_jax() -> None:
+    """One virtual CPU device per core, on which populations are spread; full float32 precision.
 
-    XLA runs the many small operations of a zoo CNN on one core each. Has no effect on
-    accelerators, nor where JAX_NUM_CPU_DEVICES is set. Call before JAX starts its backend.
+    XLA runs the many small operations of a zoo CNN on one core each. JAX_NUM_CPU_DEVICES and
+    JAX_DEFAULT_MATMUL_PRECISION, where set, come first. Call before JAX starts its backend.
     """
     import jax
 
     if "JAX_NUM_CPU_DEVICES" not in os.environ:
-        jax.config.update("jax_num_cpu_devices", len(os.sched_getaffinity(0)))
+        affinity = getattr(os, "sched_getaffinity", None)  # not on macOS
+        cores = len(affinity(0)) if affinity else os.cpu_count() or 1
+        jax.config.update("jax_num_cpu_devices", cores)
+    if "JAX_DEFAULT_MATMUL_PRECISION" not in os.environ:  # float32 means float32 on GPU as well
+        jax.config.update("jax_default_matmul_precision", "highest")
 
 
 def run(task: Callable[[], Any]) -> None:
     """Run a task; print a mistake of the user's as one message and exit with 2."""
     logging.set_verbosity(logging.WARNING)  # Orbax narrates every checkpoint
     try:
-        use_all_cores()
+        configure_jax()
         task()
     except HyperJaxError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except OSError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:

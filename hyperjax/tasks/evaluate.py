@@ -1,6 +1,9 @@
 """`evaluate.py`: populations, experiments, and the report."""
 
+import dataclasses
+import hashlib
 import json
+import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -11,7 +14,6 @@ import numpy as np
 
 from hyperjax import samplers as samplers_lib
 from hyperjax import zoo
-from hyperjax.config import Config
 from hyperjax.errors import HyperJaxError, unknown
 from hyperjax.experiments import fig2, tab1
 from hyperjax.io import report, workdir
@@ -23,7 +25,7 @@ from hyperjax.tasks.train import Trained, load
 from hyperjax.zoo import Zoo
 
 
-class Member(NamedTuple):
+class Source(NamedTuple):
     """A population of tab1: where its initial weights come from."""
 
     sampler: str
@@ -43,12 +45,21 @@ def _run_fig2(trained: Trained, request: Request) -> fig2.Fig2:
 
 
 def _run_tab1(trained: Trained, request: Request) -> tab1.Tab1:
+    config = trained.config
+    sources = population_sources(trained, request.samplers)
+    recipes = {label: _recipe(trained, request, label, sources[label]) for label in sources}
     populations = {"B_T": from_scratch(trained)}
-    for label, source in population_sources(trained, request.samplers).items():
-        populations[label] = finetuned(trained, request, label, source)
-    evaluation = trained.config.evaluation
+    for label, recipe in recipes.items():
+        path = _path(request, recipe)
+        populations[label] = make_population(
+            path, recipe, config, trained.lab, f"population {label}"
+        )
     return tab1.run(
-        populations, trained.lab, bootstrap=evaluation.bootstrap, seed=trained.config.seed
+        populations,
+        trained.data.train[:, -1],
+        trained.lab,
+        bootstrap=config.evaluation.bootstrap,
+        seed=config.seed,
     )
 
 
@@ -63,16 +74,21 @@ def describe() -> dict[str, str]:
 
 
 def run(
-    folder: Path, experiments: tuple[str, ...] = (), *, samplers=(), num_samples: int = 0
+    folder: Path,
+    experiments: tuple[str, ...] = (),
+    *,
+    samplers: tuple[str, ...] = (),
+    num_samples: int | None = None,
+    data_dir: str = "",
 ) -> Path:
     """Run experiments and write the report; returns the path of its page."""
     _check(experiments, samplers, num_samples)
-    trained = load(folder)
+    trained = load(folder, data_dir)
     evaluation = trained.config.evaluation
     request = Request(
         folder,
         tuple(samplers) or evaluation.samplers or samplers_lib.names(),
-        num_samples or evaluation.num_samples,
+        evaluation.num_samples if num_samples is None else num_samples,
     )
     start = time.monotonic()
     with workdir.lock(folder):
@@ -87,24 +103,27 @@ def run(
             render.facts(trained, run_info, request.num_samples, seconds),
             render.sections(trained, results),
         )
+        for name in EXPERIMENTS.keys() - results.keys():  # of an older report
+            (folder / "report" / f"{name}.json").unlink(missing_ok=True)
+            shutil.rmtree(folder / "report" / name, ignore_errors=True)
         workdir.add_to_manifest(folder, {**run_info, "seconds": round(seconds, 1)})
     render.print_summary(results)
     console.print(f"report: {page}")
     return page
 
 
-def _check(experiments, samplers, num_samples: int) -> None:
+def _check(experiments, samplers, num_samples: int | None) -> None:
     for name in experiments:
         if name not in EXPERIMENTS:
             raise unknown("experiment", name, EXPERIMENTS)
     for name in samplers:
         if name not in samplers_lib.names():
             raise unknown("sampler", name, samplers_lib.names())
-    if num_samples < 0:
+    if num_samples is not None and num_samples < 1:
         raise HyperJaxError(f"--num_samples={num_samples}: expected at least 1")
 
 
-def population_sources(trained: Trained, names: tuple[str, ...]) -> dict[str, Member]:
+def population_sources(trained: Trained, names: tuple[str, ...]) -> dict[str, Source]:
     """Every sampler on the main hyper-representation (S_...), the weight-space baselines under
     their own names, and the KDE samplers on the twin without LWLN (B_...)."""
     spec = trained.zoo.spec
@@ -112,12 +131,12 @@ def population_sources(trained: Trained, names: tuple[str, ...]) -> dict[str, Me
     sources = {}
     for name in names:
         space = samplers_lib.get_sampler(name, trained.config.samplers, spec).space
-        sources[f"S_{name}" if space == "latent" else name] = Member(name, main)
+        sources[f"S_{name}" if space == "latent" else name] = Source(name, main)
     for twin in trained.hyperreps:
         if twin != main:
             for name in ("kde30", "kde_anchor30"):
                 if name in names:
-                    sources[f"B_{name}"] = Member(name, twin)
+                    sources[f"B_{name}"] = Source(name, twin)
     return sources
 
 
@@ -136,33 +155,38 @@ def from_scratch(trained: Trained) -> Zoo:
     )
 
 
-def finetuned(trained: Trained, request: Request, label: str, source: Member) -> Zoo:
-    """Draw a population and fine-tune it with the zoo's hyper-parameters, or read it."""
-    config, seed = trained.config, trained.config.seed
-    count = request.num_samples
+def _recipe(trained: Trained, request: Request, label: str, source: Source) -> Recipe:
+    """A population to draw and to fine-tune with the zoo's hyper-parameters.
+
+    Drawn before anything is fine-tuned, so that a sampler that cannot be fitted says so early.
+    """
+    config, seed, count = trained.config, trained.config.seed, request.num_samples
     key = jax.random.fold_in(root_key(seed, Stream.SAMPLES), seed)
     info = {
         "kind": "population",
         "label": label,
         **source._asdict(),
         "num_samples": count,
+        "epochs": config.evaluation.epochs,
         "seed": seed,
-        "samplers": _settings(config),
+        "samplers": dataclasses.asdict(config.samplers),
         "fingerprint": trained.images.fingerprint,
     }
-    path = request.folder / "populations" / f"{label}-n{count}-seed{seed}.safetensors"
-
     recipe = Recipe(
         members=np.arange(count),
-        epochs=np.array(sorted(set(config.evaluation.epochs))),
+        epochs=np.array(config.evaluation.epochs),
         key=root_key(seed, Stream.FINETUNING),
-        start=None
-        if path.exists()
-        else sample.draw(trained, source.hyperrep, source.sampler, count, key),
+        start=None,
         info=info,
     )
-    return make_population(path, recipe, config, trained.lab, f"population {label}")
+    if _path(request, recipe).exists():
+        return recipe
+    start = sample.draw(trained, source.hyperrep, source.sampler, count, key)
+    return recipe._replace(start=start)
 
 
-def _settings(config: Config) -> dict[str, Any]:
-    return json.loads(json.dumps(vars(config.samplers)))
+def _path(request: Request, recipe: Recipe) -> Path:
+    """Other settings, another file."""
+    digest = hashlib.sha256(json.dumps(recipe.info).encode()).hexdigest()[:8]
+    name = f"{recipe.info['label']}-n{recipe.info['num_samples']}-{digest}.safetensors"
+    return request.folder / "populations" / name

@@ -14,11 +14,13 @@ import numpy as np
 from hyperjax import hyperrep, losses
 from hyperjax import lab as lab_lib
 from hyperjax.config import AutoencoderConfig, Config
+from hyperjax.errors import HyperJaxError
 from hyperjax.hyperrep import HyperRep, Statistics, Trainer, TrainState
 from hyperjax.io import checkpoint, hyperrep_file, progress, workdir
 from hyperjax.lab import Lab
 from hyperjax.tasks.streams import Stream, root_key
 from hyperjax.types import Params
+from hyperjax.weights import WeightSpec
 from hyperjax.weights_data import WeightData
 
 _STEPS_PER_CALL = 10  # between two updates of the progress bar
@@ -51,9 +53,10 @@ def make_hyperrep(
 ) -> HyperRep:
     """Train the variant `name`, or read it if the workdir has it."""
     path = workdir.hyperrep_path(folder, name)
-    if path.exists():
-        return hyperrep_file.read(path)[0]
     variant, spec = variants(config)[name], lab.engine.spec
+    if path.exists():
+        shutil.rmtree(_checkpoints(folder, name), ignore_errors=True)
+        return read_checked(path, variant, spec)
     trainer = hyperrep.make_trainer(variant, spec)
     stats = hyperrep.statistics(variant, spec, data.train_vectors)
     result = _train(name, trainer, stats, config, data, lab, folder)
@@ -68,6 +71,19 @@ def make_hyperrep(
     }
     hyperrep_file.write(path, trained, info)
     shutil.rmtree(_checkpoints(folder, name), ignore_errors=True)
+    return trained
+
+
+def read_checked(path: Path, variant: AutoencoderConfig, spec: WeightSpec) -> HyperRep:
+    """Read a hyper-representation that must be of this configuration and architecture."""
+    trained = hyperrep_file.read(path)[0]
+    if trained.spec != spec:
+        raise HyperJaxError(
+            f"{path}: made for another architecture ({trained.spec.num_params} weights, "
+            f"{trained.spec.activation}); expected {spec.num_params} weights, {spec.activation}"
+        )
+    if trained.config != variant:
+        raise HyperJaxError(f"{path}: made with another config.autoencoder; delete it or restore")
     return trained
 
 
@@ -104,13 +120,22 @@ def _train(
     device_stats = jax.tree.map(jnp.asarray, stats)
     vectors = jnp.asarray(data.train_vectors)
     current, done = _start(trainer, config.seed, stats, data, checkpoints)
-    workdir.forget_metrics(folder, stage, done)
+    workdir.forget_metrics(folder, stage, done if done else -1)
     saved = time.monotonic()
+
+    def validated(state: TrainState, means: dict[str, float]) -> tuple[Progress, str]:
+        model = HyperRep(c, trainer.spec, state.params, device_stats, np.zeros(0))
+        scores = validate(model, data, lab)
+        workdir.log_metrics(folder, {"stage": stage, "step": int(state.step), **means, **scores})
+        return _keep_best(c, current, state, scores), _note(scores)
+
     with progress.bar(f"hyper-representation {name}", c.steps, done) as advance:
         note = ""
+        if not done:  # a linear path may be best as it starts
+            current, note = validated(current.state, {})
         while done < c.steps:
-            state, sums = current.state, {}
             until = min((done // c.eval_every + 1) * c.eval_every, c.steps)
+            state, sums = current.state, {}
             for begin in range(done, until, _STEPS_PER_CALL):
                 count = min(_STEPS_PER_CALL, until - begin)
                 state, metrics = hyperrep.train_steps(
@@ -120,12 +145,13 @@ def _train(
                     sums[key] = sums.get(key, 0.0) + count * float(value)
                 advance(count, note)
             means = {f"train_{key}": total / (until - done) for key, total in sums.items()}
+            if not np.isfinite(means["train_loss"]):
+                raise HyperJaxError(
+                    f"{stage} diverged before step {until}: its loss is {means['train_loss']}; "
+                    "lower config field autoencoder.learning_rate or set autoencoder.clip_norm"
+                )
             done = until
-            held = HyperRep(c, trainer.spec, state.params, device_stats, np.zeros(0))
-            scores = validate(held, data, lab)
-            current = _keep_best(c, current, state, scores)
-            workdir.log_metrics(folder, {"stage": stage, "step": done, **means, **scores})
-            note = _note(scores)
+            current, note = validated(state, means)
             if time.monotonic() - saved >= config.checkpoint_seconds and done < c.steps:
                 checkpoint.save(checkpoints, done, current)
                 saved = time.monotonic()
@@ -137,11 +163,11 @@ def _start(
     trainer: Trainer, seed: int, stats: Statistics, data: WeightData, checkpoints: Path
 ) -> tuple[Progress, int]:
     state = hyperrep.init(trainer, root_key(seed, Stream.HYPERREP))
-    if trainer.config.linear_path:
+    step = checkpoint.latest_step(checkpoints)
+    if trainer.config.linear_path and step is None:
         state = hyperrep.principal_components(trainer, state, stats, data.train_vectors)
     copy = jax.tree.map(jnp.copy, state.params)  # the state itself is donated step by step
     fresh = Progress(state, copy, jnp.float32(-math.inf), jnp.int32(0))
-    step = checkpoint.latest_step(checkpoints)
     return (fresh, 0) if step is None else (checkpoint.restore(checkpoints, step, fresh), step)
 
 

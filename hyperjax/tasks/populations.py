@@ -16,16 +16,11 @@ from hyperjax.config import Config
 from hyperjax.errors import HyperJaxError
 from hyperjax.io import checkpoint, progress, zoo_file
 from hyperjax.io.images import ImageData
-from hyperjax.lab import Lab
+from hyperjax.lab import Lab, members_per_call
 from hyperjax.population import Members
 from hyperjax.types import Array, Key
 from hyperjax.weights import WeightSpec
 from hyperjax.zoo import Zoo
-
-# Images per call of a chunk's epoch on CPU: some seconds of work between progress updates.
-_IMAGES_PER_CALL = 400_000
-# Device memory for activations of one chunk on accelerators.
-_BYTES_PER_CHUNK = 8e9
 
 
 class Recipe(NamedTuple):
@@ -53,34 +48,24 @@ def make_lab(config: Config, spec: WeightSpec, data: ImageData) -> Lab:
     return Lab(engine, *splits)
 
 
-def chunk_size(config: Config, lab: Lab, count: int) -> int:
-    """Members trained together: all of `count`, unless time or memory ask for less."""
-    if config.zoo.chunk_size:
-        size = config.zoo.chunk_size
-    elif lab.engine.members == "map":
-        size = max(1, _IMAGES_PER_CALL // len(lab.train.labels))
-    else:
-        # The first convolution's patches and output, kept for three live copies of them.
-        per_image = 3 * 4 * 24 * 24 * (25 * lab.train.pixels.shape[-1] + 8)
-        largest = max(lab.engine.batch_size, lab.engine.eval_batch_size)
-        size = max(1, int(_BYTES_PER_CHUNK * lab.engine.mesh.size / (per_image * largest)))
-    return population.padded(lab.engine, min(size, count))
-
-
 def make_population(path: Path, recipe: Recipe, config: Config, lab: Lab, title: str) -> Zoo:
     """Train the population of `recipe` into the file `path`, or read it if it is there.
 
     A killed call goes on from its last checkpoint and gives the same result.
     """
     recipe = recipe._replace(info=json.loads(json.dumps(recipe.info)))  # as a file returns it
+    all_checkpoints = path.with_suffix(".checkpoints")
     if path.exists():
         made = zoo_file.read(path)
-        if made.info != recipe.info:
+        if not _is_of(made, recipe, lab.engine.spec):
             raise HyperJaxError(f"{path} was made with other settings; delete it to make it anew")
+        shutil.rmtree(all_checkpoints, ignore_errors=True)  # left by a kill at the last moment
         return made
-    partial, checkpoints = path.with_suffix(".partial"), path.with_suffix(".checkpoints")
+    size = config.zoo.chunk_size or members_per_call(lab)
+    size = population.padded(lab.engine, min(size, len(recipe.members)))
+    # A checkpoint belongs to one way of cutting the population into chunks.
+    partial, checkpoints = path.with_suffix(".partial"), all_checkpoints / str(size)
     target, done = _resume(partial, checkpoints, recipe, lab.engine.spec)
-    size = chunk_size(config, lab, len(recipe.members))
     chunks = np.split(np.arange(len(recipe.members)), range(size, len(recipe.members), size))
     steps = max(int(recipe.epochs[-1]), 1)  # of a chunk
     with progress.bar(title, len(chunks) * steps, done) as advance:
@@ -101,8 +86,17 @@ def make_population(path: Path, recipe: Recipe, config: Config, lab: Lab, title:
                     saved = time.monotonic()
     zoo_file.flush(target)
     zoo_file.publish(partial, path)
-    shutil.rmtree(checkpoints, ignore_errors=True)
+    shutil.rmtree(all_checkpoints, ignore_errors=True)
     return zoo_file.read(path)
+
+
+def _is_of(models: Zoo, recipe: Recipe, spec: WeightSpec) -> bool:
+    return (
+        models.spec == spec
+        and models.info == recipe.info
+        and np.array_equal(models.members, recipe.members)
+        and np.array_equal(models.epochs, recipe.epochs)
+    )
 
 
 def _resume(partial: Path, checkpoints: Path, recipe: Recipe, spec: WeightSpec) -> tuple[Zoo, int]:
@@ -110,10 +104,9 @@ def _resume(partial: Path, checkpoints: Path, recipe: Recipe, spec: WeightSpec) 
     done = checkpoint.latest_step(checkpoints)
     if done is not None and partial.exists():
         target = zoo_file.read(partial, writable=True)
-        same = target.info == recipe.info and np.array_equal(target.members, recipe.members)
-        if same and np.array_equal(target.epochs, recipe.epochs):
+        if _is_of(target, recipe, spec):
             return target, done
-    shutil.rmtree(checkpoints, ignore_errors=True)
+    shutil.rmtree(checkpoints.parent, ignore_errors=True)
     return zoo_file.allocate(partial, spec, recipe.members, recipe.epochs, recipe.info), 0
 
 

@@ -58,7 +58,9 @@ def facts(trained: Trained, run_info: dict, num_samples: int, seconds: float) ->
         "images": f"{len(data.train.labels)} train, {len(data.val.labels)} validation, "
         f"{len(data.test.labels)} test",
         "zoo": f"{len(trained.zoo.members)} members, {config.zoo.epochs} epochs; split by member "
-        f"{len(parts.train)} / {len(parts.val)} / {len(parts.test)}",
+        f"{len(parts.train)} / {len(parts.val)} / {len(parts.test)}; "
+        f"{len(trained.zoo.members) - sum(map(len, parts))} left out (diverged)",
+        "hyper-representations": _chosen(trained),
         "samples": f"{num_samples} per population",
         "seed": str(config.seed),
         "hardware": device,
@@ -68,6 +70,13 @@ def facts(trained: Trained, run_info: dict, num_samples: int, seconds: float) ->
         "evaluation time": f"{seconds:.0f} s",
         "date": run_info["time"],
     }
+
+
+def _chosen(trained: Trained) -> str:
+    """What the autoencoders are, in a line."""
+    c = trained.config.autoencoder
+    kind = "attention beside fixed principal components" if c.linear_path else "attention"
+    return f"{', '.join(trained.hyperreps)}; {kind}, latent {c.latent}, {c.steps} steps"
 
 
 def sections(trained: Trained, results: Mapping[str, Any]) -> list[Section]:
@@ -81,8 +90,11 @@ def sections(trained: Trained, results: Mapping[str, Any]) -> list[Section]:
                 "Accuracy on test images of the zoo, of reconstructions, of the weight-space "
                 "baselines and of each sampler as decoded, before any step of training. "
                 "Disagreement is the mean share of test images on which two models of a "
-                "population differ: a population that collapsed to one model has 0. The best "
-                "30 % of train models are chosen by accuracy on validation images.",
+                "population differ: a population that collapsed to one model has 0. Novelty is "
+                "the mean distance to the nearest train model, in units of the same distance "
+                "among train models: 0 is a replay of train models, 1 is as far as an unrelated "
+                "member. The best 30 % of train models are chosen by accuracy on validation "
+                "images.",
                 "kde draws every latent dimension independently (the paper's text); kde_anchor "
                 "draws one train model and adds one shared scalar of noise (the published "
                 "code): it replays train models. B_ are samples of the autoencoder without "
@@ -101,18 +113,19 @@ def overview(results: Mapping[str, Any], trained: Trained) -> Table:
     rows = []
     for (name, part), r in results.get("fig2", {}).items():
         if name == next(iter(trained.hyperreps)):
-            rows.append((f"zoo, {_PARTS[part]}", *_percent(r.original_accuracy), None))
+            rows.append((f"zoo, {_PARTS[part]}", *_percent(r.original_accuracy), None, None))
     for (name, part), r in results.get("fig2", {}).items():
         label = f"reconstructed {_PARTS[part]}, {_NAMES[name]}"
-        rows.append((label, *_percent(r.accuracy), 100 * r.disagreement))
+        rows.append((label, *_percent(r.accuracy), 100 * r.disagreement, None))
     if "tab1" in results:
         for name, row in results["tab1"].populations.items():
             if name != "B_T":
-                rows.append((name, *_percent(row.accuracy[0]), 100 * row.disagreement))
+                cells = (100 * row.disagreement, round(row.novelty, 3))
+                rows.append((name, *_percent(row.accuracy[0]), *cells))
     return Table(
         "side_by_side",
         "As decoded",
-        ("population", "models", "test accuracy (%)", "disagreement (%)"),
+        ("population", "models", "test accuracy (%)", "disagreement (%)", "novelty"),
         tuple(rows),
         note="mean ± standard deviation over models",
     )
@@ -193,13 +206,8 @@ def _tab1(result: Tab1, trained: Trained) -> Section:
         note="Baselines in weight space in the second colour.",
     )]  # fmt: skip
     if len(epochs) > 1:
-        figures.append(Figure(
-            "finetuning",
-            "Fine-tuning",
-            plots.curves(_finetuning_curves(result, epochs), "epoch", "test accuracy (%)"),
-            alt="Mean test accuracy against epochs of fine-tuning",
-            note="Bands: 95 % bootstrap interval of the mean. B_T is trained from scratch.",
-        ))  # fmt: skip
+        shift = trained.config.autoencoder.epochs_seen[-1]
+        figures += [_curves(result, epochs, 0), _curves(result, epochs, shift)]
     known = samplers.describe()
     return Section(
         "tab1",
@@ -220,25 +228,30 @@ def _tab1(result: Tab1, trained: Trained) -> Section:
     )
 
 
-def _finetuning_curves(result: Tab1, epochs: list[int]) -> dict[str, tuple]:
-    """B_T and the best four populations after the first step of fine-tuning."""
-    first = epochs[1]
-    ranked = sorted(
-        (
-            name
-            for name, row in result.populations.items()
-            if first in row.summary and name != "B_T"
-        ),
-        key=lambda name: -result.populations[name].summary[first].mean,
-    )
+def _curves(result: Tab1, epochs: list[int], shift: int) -> Figure:
+    """B_T and the best four populations after the first step of fine-tuning; with `shift`, in
+    epochs of training that went into them, the zoo's included."""
+    others = [name for name in result.populations if name != "B_T"]
+    tuned = min(len(row.summary) for name, row in result.populations.items() if name != "B_T")
+    first = epochs[min(1, tuned - 1)]
+    others.sort(key=lambda name: -result.populations[name].summary[first].mean)
     series = {}
-    for name in ["B_T", *ranked[:4]]:
+    for name in ["B_T", *others[:4]]:
         summary = result.populations[name].summary
         x = np.array([e for e in epochs if e in summary])
         mean = [100 * summary[e].mean for e in x]
         low, high = ([100 * summary[e].mean_ci[i] for e in x] for i in (0, 1))
-        series[name] = (x, np.array(mean), np.array(low), np.array(high))
-    return series
+        place = x if name == "B_T" else x + shift
+        series[name] = (place, np.array(mean), np.array(low), np.array(high))
+    axis = "epoch" if not shift else "epoch, the zoo's included"
+    return Figure(
+        "finetuning_shifted" if shift else "finetuning",
+        "Fine-tuning at equal total training" if shift else "Fine-tuning",
+        plots.curves(series, axis, "test accuracy (%)"),
+        alt="Mean test accuracy against epochs of fine-tuning",
+        note="Bands: 95 % bootstrap interval of the mean. B_T is trained from scratch; the best "
+        "four populations are shown.",
+    )
 
 
 def _accuracy_table(result: Tab1, epochs: list[int], dataset: str) -> Table:
@@ -262,7 +275,8 @@ def _accuracy_table(result: Tab1, epochs: list[int], dataset: str) -> Table:
         columns,
         tuple(rows),
         note="mean ± standard deviation over models; disagreement at epoch 0. The paper's "
-        "S_KDE30 comes from what is called kde_anchor30 here.",
+        "S_KDE30 comes from what is called kde_anchor30 here. All populations share the seeds of "
+        "their draws and of the order of images.",
     )
 
 

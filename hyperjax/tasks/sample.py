@@ -25,13 +25,14 @@ def run(
     name: str = "",
     seed: int | None = None,
     output: Path | None = None,
+    data_dir: str = "",
 ) -> Path:
     """Draw `num_samples` models, evaluate them once, and write them as a population file.
 
     `name` is the hyper-representation, "lwln" or "no_lwln"; by default the configuration's own.
     """
-    check_request(sampler, num_samples)
-    trained = load(folder)
+    check_request(sampler, num_samples, seed)
+    trained = load(folder, data_dir)
     name = name or hyperreps.main_name(trained.config)
     seed = trained.config.seed if seed is None else seed
     key = jax.random.fold_in(root_key(trained.config.seed, Stream.SAMPLES), seed)
@@ -43,20 +44,23 @@ def run(
         zoo_file.write(path, population)
         entry = workdir.describe_run(workdir.command_line(), seed=seed, output=str(path))
         workdir.add_to_manifest(folder, entry)
-    accuracy = 100 * population.metrics["test_accuracy"]
-    console.print(
-        f"{num_samples} models from {sampler} ({name}): test accuracy {np.mean(accuracy):.1f} ± "
-        f"{np.std(accuracy):.1f} % as decoded; written to {path}"
-    )
+    texts = []
+    for part in ("val", "test"):
+        accuracy = 100 * population.metrics[f"{part}_accuracy"]
+        texts.append(f"{part} accuracy {np.mean(accuracy):.1f} ± {np.std(accuracy):.1f} %")
+    console.print(f"{num_samples} models from {sampler} ({name}): {', '.join(texts)}, as decoded")
+    console.print(f"written to {path}")
     return path
 
 
-def check_request(sampler: str, num_samples: int) -> None:
+def check_request(sampler: str, num_samples: int, seed: int | None) -> None:
     """What can be refused before anything is loaded."""
     if sampler not in samplers.names():
         raise unknown("sampler", sampler, samplers.names())
     if num_samples < 1:
         raise HyperJaxError(f"--num_samples={num_samples}: expected at least 1")
+    if seed is not None and not 0 <= seed < 2**32:
+        raise HyperJaxError(f"--seed={seed}: expected at least 0 and less than 2**32")
 
 
 def draw(trained: Trained, name: str, sampler_name: str, count: int, key: Key) -> np.ndarray:

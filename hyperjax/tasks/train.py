@@ -1,5 +1,6 @@
 """`train.py`: the zoo, then the hyper-representation with and without LWLN."""
 
+import dataclasses
 import time
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -9,7 +10,7 @@ import numpy as np
 from hyperjax import weights_data, zoo
 from hyperjax.config import Config, to_dict
 from hyperjax.hyperrep import HyperRep
-from hyperjax.io import images, workdir
+from hyperjax.io import hyperrep_file, images, workdir
 from hyperjax.io.images import ImageData
 from hyperjax.io.progress import console
 from hyperjax.lab import Lab
@@ -19,6 +20,8 @@ from hyperjax.tasks.populations import Recipe, make_lab, make_population
 from hyperjax.tasks.streams import Stream, root_key
 from hyperjax.weights_data import WeightData
 from hyperjax.zoo import Split, Zoo
+
+HOW = ("conv", "members", "chunk_size", "split", "max_abs_weight")  # no part of a zoo's content
 
 
 class Trained(NamedTuple):
@@ -38,13 +41,7 @@ def run(config: Config, folder: Path) -> Trained:
     data = _load_images(config)  # first: a folder should not be claimed by a mistake
     with workdir.lock(folder):
         workdir.create(folder, config)
-        complete = all(
-            path.exists()
-            for path in (
-                workdir.zoo_path(folder),
-                *(workdir.hyperrep_path(folder, name) for name in hyperreps.variants(config)),
-            )
-        )
+        complete = all(path.exists() for path in _products(config, folder))
         if complete:
             console.print(f"{folder} is finished: nothing to train")
         start = time.monotonic()
@@ -63,11 +60,18 @@ def run(config: Config, folder: Path) -> Trained:
         return trained
 
 
-def load(folder: Path) -> Trained:
+def _products(config: Config, folder: Path) -> list[Path]:
+    """What a finished workdir holds."""
+    names = hyperreps.variants(config)
+    return [workdir.zoo_path(folder), *(workdir.hyperrep_path(folder, name) for name in names)]
+
+
+def load(folder: Path, data_dir: str = "") -> Trained:
     """Load a finished workdir. Raises HyperJaxError if it is not one."""
     config = workdir.load_config(folder)
-    for name in hyperreps.variants(config):
-        path = workdir.hyperrep_path(folder, name)
+    if data_dir:
+        config = dataclasses.replace(config, data_dir=data_dir)
+    for path in _products(config, folder):
         if not path.exists():
             raise workdir.unfinished(folder, path)
     return _build(config, folder, _load_images(config))
@@ -91,7 +95,7 @@ def _build(config: Config, folder: Path, data: ImageData) -> Trained:
     )
     parts = weights_data.split(config, models)
     made = [workdir.hyperrep_path(folder, name) for name in hyperreps.variants(config)]
-    if not any(path.exists() for path in made):
+    if not any(path.exists() for path in made) and 0 in models.epochs:
         _describe_zoo(folder, models, parts)
     reference = _reference(config, folder, models, parts)
     weights = weights_data.load(config, models, parts, reference)
@@ -110,11 +114,11 @@ def zoo_recipe(config: Config, data: ImageData) -> Recipe:
         "fingerprint": data.fingerprint,
         "images": {part: len(getattr(data, part).labels) for part in ("train", "val", "test")},
         "seed": config.seed,
-        "zoo": to_dict(config)["zoo"],
+        "zoo": {k: v for k, v in to_dict(config)["zoo"].items() if k not in HOW},
     }
     return Recipe(
         members=np.arange(config.zoo.num_members),
-        epochs=np.arange(config.zoo.epochs + 1),
+        epochs=np.array(config.zoo.snapshots or range(config.zoo.epochs + 1)),
         key=root_key(config.seed, Stream.ZOO),
         start=None,
         info=info,
@@ -126,7 +130,7 @@ def _reference(config: Config, folder: Path, models: Zoo, parts: Split) -> np.nd
     for name in hyperreps.variants(config):
         path = workdir.hyperrep_path(folder, name)
         if path.exists():
-            return hyperreps.hyperrep_file.read(path)[0].reference
+            return hyperrep_file.read(path)[0].reference
     if config.autoencoder.align:
         console.print("aligning the zoo to a reference member ...")
     return weights_data.find_reference(config, models, parts)
