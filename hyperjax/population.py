@@ -25,8 +25,8 @@ from jax.sharding import PartitionSpec as P
 from hyperjax import weights
 from hyperjax.config import TrainingConfig
 from hyperjax.errors import HyperJaxError, unknown
-from hyperjax.models.cnn import IMAGE_SIZE, ZooCNN
-from hyperjax.models.conv import default_form
+from hyperjax.models.cnn import ZooCNN, init_vector
+from hyperjax.models.conv import FORMS, default_form
 from hyperjax.types import Array, Key, Params
 from hyperjax.weights import WeightSpec
 
@@ -69,6 +69,7 @@ class Engine:
 
     model: ZooCNN
     spec: WeightSpec
+    initializer: str
     optimizer: str
     batch_size: int
     eval_batch_size: int
@@ -93,9 +94,12 @@ def make_engine(
     if members not in ("map", "vmap"):
         raise unknown("value of members", members, ("auto", "map", "vmap"))
     form = default_form(devices[0].platform) if conv == "auto" else conv
+    if form not in FORMS:
+        raise unknown("form of convolution", form, ("auto", *FORMS))
     return Engine(
-        model=ZooCNN(activation=spec.activation, initializer=init, conv_form=form),
+        model=ZooCNN(activation=spec.activation, conv_form=form),
         spec=spec,
+        initializer=init,
         optimizer=training.optimizer,
         batch_size=training.batch_size,
         eval_batch_size=32 if members == "map" else 64,
@@ -138,10 +142,8 @@ def member_key(root: Key, stream: int, member_id: Array) -> Key:
 
 
 def init_member(engine: Engine, root: Key, member: Hyper) -> Members:
-    channels = engine.spec.layers[0].shape[1]
-    sample = jnp.zeros((1, IMAGE_SIZE, IMAGE_SIZE, channels))
-    params = engine.model.init(member_key(root, _INIT, member.ids), sample)["params"]
-    return start_member(engine, params, member)
+    vector = init_vector(engine.spec, engine.initializer, member_key(root, _INIT, member.ids))
+    return start_member(engine, weights.unflatten(engine.spec, vector), member)
 
 
 def start_member(engine: Engine, params: Params, member: Hyper) -> Members:

@@ -114,7 +114,7 @@ def test_equals_the_same_computation_in_numpy(vectors, compression, linear_path)
     hidden = np.maximum(layer_norm(dense(expected, head["hidden_0"]), head["norm_0"]), 0)
     np.testing.assert_allclose(projections, dense(hidden, head["out"]), atol=1e-3)
     assert (z.shape, out.shape, projections.shape) == ((5, 8), (5, 77), (5, 4))
-    assert 0.2 < np.abs(z).max() < 1
+    assert 0.2 < np.abs(z).max() <= 1  # in float32 the tanh saturates
 
 
 # --- what follows from the architecture -----------------------------------------------------

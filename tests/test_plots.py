@@ -57,7 +57,7 @@ def test_pictures_open_and_leave_nothing_behind(name):
     links = [value for node in root.iter() for key, value in node.items() if "href" in key]
     assert all(link.startswith(("#", "data:")) for link in links)
     image = Image.open(io.BytesIO(CALLS[name](kind="png"))).convert("RGB")
-    assert image.width == 1008
+    assert abs(image.width - 1008) <= 2
     assert image.getpixel((0, 0)) == (255, 255, 255)
     assert len(image.getcolors(2**20)) > 20
     assert dict(matplotlib.rcParams) == before

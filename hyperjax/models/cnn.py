@@ -4,15 +4,18 @@ conv 5x5 -> pool -> act, conv 5x5 -> pool -> act, conv 2x2 -> act, flatten (chan
 dense 20 -> act, dense 10. 2464 parameters for one input channel, 2864 for three.
 """
 
+import math
 from collections.abc import Callable
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from flax.linen.initializers import zeros
 
+from hyperjax import weights
 from hyperjax.errors import unknown
 from hyperjax.models import conv
-from hyperjax.types import Array
+from hyperjax.types import Array, Key
 from hyperjax.weights import LayerSpec, WeightSpec
 
 IMAGE_SIZE = 28
@@ -28,15 +31,16 @@ _ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "gelu": lambda x: jax.nn.gelu(x, approximate=False),
 }
 
-_INITS = {
-    "uniform": lambda: nn.initializers.uniform(scale=1.0),  # U[0, 1), the paper's wide start
-    "normal": lambda: nn.initializers.normal(stddev=1.0),
-    "kaiming_uniform": lambda: nn.initializers.variance_scaling(2.0, "fan_in", "uniform"),
-    "kaiming_normal": lambda: nn.initializers.variance_scaling(2.0, "fan_in", "normal"),
-    "xavier_uniform": lambda: nn.initializers.variance_scaling(1.0, "fan_avg", "uniform"),
-    "xavier_normal": lambda: nn.initializers.variance_scaling(1.0, "fan_avg", "normal"),
-    # PyTorch's own default: U(-1/sqrt(fan_in), 1/sqrt(fan_in)), variance 1 / (3 fan_in)
-    "torch_default": lambda: nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform"),
+# Variance of a weight, from the neuron's fan-in and the layer's fan-out, and its distribution.
+_INITS: dict[str, tuple[str, Callable[[int, int], float]]] = {
+    "uniform": ("unit", lambda fan_in, fan_out: 1.0),  # U[0, 1), the paper's wide start
+    "normal": ("normal", lambda fan_in, fan_out: 1.0),
+    "kaiming_uniform": ("uniform", lambda fan_in, fan_out: 2 / fan_in),
+    "kaiming_normal": ("normal", lambda fan_in, fan_out: 2 / fan_in),
+    "xavier_uniform": ("uniform", lambda fan_in, fan_out: 2 / (fan_in + fan_out)),
+    "xavier_normal": ("normal", lambda fan_in, fan_out: 2 / (fan_in + fan_out)),
+    # PyTorch's own default, U(-1/sqrt(fan_in), 1/sqrt(fan_in))
+    "torch_default": ("uniform", lambda fan_in, fan_out: 1 / (3 * fan_in)),
 }
 
 
@@ -44,12 +48,6 @@ def activation_fn(name: str) -> Callable[[Array], Array]:
     if name not in _ACTIVATIONS:
         raise unknown("activation", name, _ACTIVATIONS)
     return _ACTIVATIONS[name]
-
-
-def kernel_init(name: str) -> Callable:
-    if name not in _INITS:
-        raise unknown("initialisation", name, _INITS)
-    return _INITS[name]()
 
 
 def zoo_cnn_spec(in_channels: int, activation: str) -> WeightSpec:
@@ -65,19 +63,42 @@ def zoo_cnn_spec(in_channels: int, activation: str) -> WeightSpec:
     return WeightSpec(layers=layers, activation=activation)
 
 
+def init_vector(spec: WeightSpec, name: str, key: Key) -> Array:
+    """Initial weights of one network as a flat vector, float32[D]; every bias is 0.01.
+
+    One draw for all layers: XLA takes many times longer to compile one per layer.
+    """
+    if name not in _INITS:
+        raise unknown("initialisation", name, _INITS)
+    distribution, variance = _INITS[name]
+    if distribution == "normal":
+        draws = jax.random.normal(key, (spec.num_params,))
+    elif distribution == "uniform":  # of variance one
+        draws = jax.random.uniform(key, (spec.num_params,), minval=-1, maxval=1) * math.sqrt(3)
+    else:
+        draws = jax.random.uniform(key, (spec.num_params,))
+    blocks = []
+    for layer, part in zip(spec.layers, spec.slices, strict=True):
+        window = math.prod(layer.shape[2:])
+        fans = math.prod(layer.shape[1:]), layer.num_neurons * window
+        weights_part, bias = weights.split_layer(layer, draws[part])
+        scaled = weights_part * math.sqrt(variance(*fans))
+        blocks.append(weights.join_layer(scaled, jnp.full_like(bias, BIAS)))
+    return jnp.concatenate(blocks)
+
+
 class Conv(nn.Module):
     """Valid convolution with a bias on [C, H, W, N]."""
 
     features: int
     size: int
-    initializer: str
     form: str
 
     @nn.compact
     def __call__(self, x_CxHxWxN: Array) -> Array:
         shape = (self.size, self.size, x_CxHxWxN.shape[0], self.features)
-        kernel = self.param("kernel", kernel_init(self.initializer), shape)
-        bias = self.param("bias", nn.initializers.constant(BIAS), (self.features,))
+        kernel = self.param("kernel", zeros, shape)
+        bias = self.param("bias", zeros, (self.features,))
         out = conv.conv2d(x_CxHxWxN, kernel, form=self.form)
         return out + bias[:, None, None, None]
 
@@ -86,21 +107,22 @@ class Dense(nn.Module):
     """Dense layer on [features, N]."""
 
     features: int
-    initializer: str
 
     @nn.compact
     def __call__(self, x_FxN: Array) -> Array:
         shape = (x_FxN.shape[0], self.features)
-        kernel = self.param("kernel", kernel_init(self.initializer), shape)
-        bias = self.param("bias", nn.initializers.constant(BIAS), (self.features,))
+        kernel = self.param("kernel", zeros, shape)
+        bias = self.param("bias", zeros, (self.features,))
         return kernel.T @ x_FxN + bias[:, None]
 
 
 class ZooCNN(nn.Module):
-    """float32[N, 28, 28, C] -> logits float32[N, 10]."""
+    """float32[N, 28, 28, C] -> logits float32[N, 10].
+
+    The module's own initial weights are zeros; `init_vector` draws those of a zoo.
+    """
 
     activation: str = "tanh"
-    initializer: str = "uniform"
     conv_form: str = "patches"
 
     @nn.compact
@@ -108,9 +130,9 @@ class ZooCNN(nn.Module):
         act = activation_fn(self.activation)
         x = images_NxHxWxC.transpose(3, 1, 2, 0)
         # Pooling comes before the nonlinearity; for GELU the order matters.
-        x = act(conv.max_pool(Conv(8, 5, self.initializer, self.conv_form, name="conv1")(x)))
-        x = act(conv.max_pool(Conv(6, 5, self.initializer, self.conv_form, name="conv2")(x)))
-        x = act(Conv(4, 2, self.initializer, self.conv_form, name="conv3")(x))
+        x = act(conv.max_pool(Conv(8, 5, self.conv_form, name="conv1")(x)))
+        x = act(conv.max_pool(Conv(6, 5, self.conv_form, name="conv2")(x)))
+        x = act(Conv(4, 2, self.conv_form, name="conv3")(x))
         x = x.reshape(-1, x.shape[-1])  # channel-major, as in the published vectors
-        x = act(Dense(20, self.initializer, name="fc1")(x))
-        return Dense(NUM_CLASSES, self.initializer, name="fc2")(x).T
+        x = act(Dense(20, name="fc1")(x))
+        return Dense(NUM_CLASSES, name="fc2")(x).T
