@@ -76,7 +76,8 @@ def test_train_writes_a_workdir(trained):
     manifest = json.loads((trained / "manifest.json").read_text())
     assert manifest[0]["seed"] == 0
     assert "jax" in manifest[0]["versions"]
-    stages = [json.loads(line)["stage"] for line in (trained / "metrics.jsonl").open()]
+    lines = (trained / "metrics.jsonl").read_text().splitlines()
+    stages = [json.loads(line)["stage"] for line in lines]
     assert set(stages) == {"zoo", "hyperrep/lwln", "hyperrep/no_lwln"}
     assert not list(trained.rglob("*.partial"))
     assert not (trained / "zoo" / "zoo.checkpoints").exists()
@@ -187,3 +188,25 @@ def test_config_typo(env, tmp_path):
     done = call(env, "train.py", CONFIG, f"--workdir={tmp_path}", "--config.zoo.num_member=9")
     assert done.returncode != 0
     assert "num_member" in done.stderr
+
+
+def test_colour_images_from_their_original_files(env, tmp_path):
+    """CIFAR-10's binary format with a few random images: gelu, three channels, 2864 weights."""
+    rng, folder = np.random.default_rng(0), tmp_path / "data" / "cifar-10-batches-bin"
+    folder.mkdir(parents=True)
+    for name in (*(f"data_batch_{i}.bin" for i in range(1, 6)), "test_batch.bin"):
+        records = rng.integers(0, 256, (40, 3073), np.uint8)
+        records[:, 0] = np.arange(40) % 10  # the label
+        (folder / name).write_bytes(records.tobytes())
+    run = tmp_path / "run"
+    done = call(
+        env, "train.py", "--config=configs/cifar10.py:smoke", f"--workdir={run}",
+        f"--config.data_dir={tmp_path / 'data'}", "--config.zoo.epochs=2",
+        "--config.autoencoder.epochs_seen=(1,2)", "--config.autoencoder.train_baseline=False",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert zoo_file.read(run / "zoo" / "zoo.safetensors").weights.shape == (8, 3, 2864)
+    done = call(env, "sample.py", f"--workdir={run}", "--sampler=joint", "--num_samples=2")
+    assert done.returncode == 0, done.stderr
+    (drawn,) = (run / "samples").glob("*.safetensors")
+    assert np.isfinite(zoo_file.read(drawn).weights).all()

@@ -319,9 +319,14 @@ def print_summary(results: Mapping[str, Any]) -> None:
         return
     tab1: Tab1 = results["tab1"]
     epochs = sorted(tab1.comparisons)
-    table = ConsoleTable(title="test accuracy (%)")
-    for column in ("population", *(f"epoch {e}" for e in epochs), "disagreement at 0"):
-        table.add_column(column, justify="left" if column == "population" else "right")
+    table = ConsoleTable(
+        title="test accuracy (%)",
+        caption="differ: share of test images on which two models of a population disagree at "
+        "epoch 0, in %",
+    )
+    for column in ("population", *(f"epoch {e}" for e in epochs), "differ"):
+        name = column == "population"
+        table.add_column(column, justify="left" if name else "right", no_wrap=name)
     for name, row in tab1.populations.items():
         cells = [
             f"{100 * row.summary[e].mean:.1f} ± {100 * row.summary[e].std:.1f}"
