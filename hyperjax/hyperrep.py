@@ -4,7 +4,6 @@ Weights enter the autoencoder centred and scaled, `x = (w - mean) / scale` (both
 and leave it the same way, so that an untrained decoder yields the train members' mean.
 """
 
-import dataclasses
 import functools
 from typing import Any, NamedTuple
 
@@ -256,8 +255,7 @@ def _check(array: Array, width: int, what: str) -> None:
 
 def _batched(fn, hyperrep: HyperRep, array: Array, batch: int) -> np.ndarray:
     """Apply in batches of one shape, so that any N compiles once; the last batch is padded."""
-    config = dataclasses.replace(hyperrep.config)
-    module = make_autoencoder(config, hyperrep.spec)
+    module = make_autoencoder(hyperrep.config, hyperrep.spec)
     array = np.asarray(array, np.float32)
     parts = []
     for start in range(0, len(array), batch):
