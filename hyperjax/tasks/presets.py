@@ -25,7 +25,7 @@ def small(config: Config) -> Config:
     digits = config.dataset == "digits"
     zoo = replace(
         config.zoo,
-        num_members=240,
+        num_members=200,
         epochs=25,
         init="torch_default",
         training=TrainingConfig(learning_rate=5e-3, weight_decay=1e-2, batch_size=32),
