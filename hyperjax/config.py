@@ -112,7 +112,7 @@ class SamplersConfig:
 
     best_fraction: float = 0.3  # of the train models, by validation accuracy: the `...30` samplers
     kde_bandwidth: float = 0.002
-    joint_bandwidth: float = 0.5  # 0: replay of anchors, 1: a full Gaussian
+    joint_bandwidth: float = 0.4  # 0: replay of anchors, 1: a full Gaussian
     average_of: int = 2
     noise_scale: float = 0.2  # in units of each layer's standard deviation
     pca_components: int = 64

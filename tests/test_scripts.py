@@ -114,7 +114,7 @@ def kill_when(env, folder: Path, sign: str) -> None:
 
 def test_killed_runs_resume_to_the_same_result(env, trained, tmp_path):
     folder = tmp_path / "killed"
-    kill_when(env, folder, "zoo/zoo.checkpoints/1")
+    kill_when(env, folder, "zoo/zoo.checkpoints/*/1")
     assert not (folder / "zoo" / "zoo.safetensors").exists()
     kill_when(env, folder, "checkpoints/hyperrep_lwln/10")
     assert not (folder / "hyperrep" / "lwln.safetensors").exists()

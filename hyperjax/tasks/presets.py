@@ -25,7 +25,7 @@ def small(config: Config) -> Config:
     digits = config.dataset == "digits"
     zoo = replace(
         config.zoo,
-        num_members=200,
+        num_members=200 if digits else 100,  # test images cost as much as training
         epochs=25,
         init="torch_default",
         training=TrainingConfig(learning_rate=5e-3, weight_decay=1e-2, batch_size=32),
@@ -38,15 +38,13 @@ def small(config: Config) -> Config:
         steps=200, batch_size=64, learning_rate=1e-4, weight_decay=1e-2, warmup_steps=20,
         eval_every=50, eval_models=50,
     )  # fmt: skip
-    samplers = replace(config.samplers, joint_bandwidth=0.5)
     evaluation = replace(config.evaluation, num_samples=40, epochs=(0, 1, 5))
     return replace(
         config,
-        num_train=0 if digits else 4_000,
-        num_val=min(config.num_val, 1_000),
+        num_train=0 if digits else 2_000,
+        num_val=min(config.num_val, 500),
         zoo=zoo,
         autoencoder=autoencoder,
-        samplers=samplers,
         evaluation=evaluation,
     )
 
