@@ -133,6 +133,13 @@ def log_metrics(workdir: Path, record: dict[str, Any]) -> None:
         file.write(json.dumps(record) + "\n")
 
 
+def has_metrics(workdir: Path, stage: str) -> bool:
+    """Whether metrics.jsonl has a line of that stage."""
+    path = workdir / "metrics.jsonl"
+    start = json.dumps({"stage": stage})[:-1]
+    return path.exists() and any(x.startswith(start) for x in path.read_text().splitlines())
+
+
 def forget_metrics(workdir: Path, stage: str, after: int) -> None:
     """Drop a stage's lines beyond step `after`, which a resumed run writes again."""
     path = workdir / "metrics.jsonl"

@@ -263,7 +263,8 @@ def _accuracy_table(result: Tab1, epochs: list[int], dataset: str) -> Table:
             else None
             for e in epochs
         ]
-        rows.append((name, row.summary[0].count, *cells, 100 * row.disagreement))
+        models = next(iter(row.summary.values())).count
+        rows.append((name, models, *cells, 100 * row.disagreement))
     for name in dict.fromkeys(p for _, p in paper):
         cells = [PAPER.get(e, {}).get(name, {}).get(dataset) for e in epochs]
         rows.append((f"{name} (paper)", None, *cells, None))

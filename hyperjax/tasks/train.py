@@ -148,5 +148,5 @@ def _describe_zoo(folder: Path, models: Zoo, parts: Split) -> None:
     correlation = zoo.init_correlation(models)
     text = ", ".join(f"{name} {value:.2f}" for name, value in correlation.items())
     console.print(f"zoo: correlation of final with initial weights: {text}")
-    workdir.forget_metrics(folder, "zoo", -1)  # a resumed run says it again
-    workdir.log_metrics(folder, {"stage": "zoo", "init_correlation": correlation})
+    if not workdir.has_metrics(folder, "zoo"):  # else from before this run was resumed
+        workdir.log_metrics(folder, {"stage": "zoo", "init_correlation": correlation})
