@@ -22,16 +22,21 @@ from hyperjax.tasks import cli
 
 def variants(args, config):
     """(members, configuration) of every run."""
-    grid = itertools.product(args.members, args.latents, (False, True), (True, False))
-    for members, latent, linear, lwln in grid:
-        autoencoder = dataclasses.replace(
-            config.autoencoder,
-            latent=latent,
-            linear_path=linear,
-            lwln=lwln,
-            train_baseline=False,
-            steps=args.steps or config.autoencoder.steps,
-        )
+    base = config.autoencoder
+    base = dataclasses.replace(
+        base,
+        train_baseline=False,
+        steps=args.steps or base.steps,
+        learning_rate=args.learning_rate or base.learning_rate,
+        augment=dataclasses.replace(
+            base.augment, noise=base.augment.noise if args.noise is None else args.noise
+        ),
+    )
+    paths = {"yes": (True,), "no": (False,), "both": (False, True)}[args.linear_path]
+    for members, latent, linear, lwln in itertools.product(
+        args.members, args.latents, paths, (True, False)
+    ):
+        autoencoder = dataclasses.replace(base, latent=latent, linear_path=linear, lwln=lwln)
         yield members, dataclasses.replace(config, autoencoder=autoencoder)
 
 
@@ -51,8 +56,15 @@ def measure(trained, config, members: int) -> dict:
         hyperreps.make_hyperrep(name, config, data, reference, trained.lab, Path(folder))
         info = hyperrep_file.read(workdir.hyperrep_path(Path(folder), name))[1]
     c = config.autoencoder
-    settings = {"members": count, "latent": c.latent, "linear_path": c.linear_path,
-                "lwln": c.lwln, "steps": c.steps}  # fmt: skip
+    settings = {
+        "members": count,
+        "latent": c.latent,
+        "linear_path": c.linear_path,
+        "lwln": c.lwln,
+        "steps": c.steps,
+        "learning_rate": c.learning_rate,
+        "noise": c.augment.noise,
+    }
     return settings | info
 
 
@@ -64,7 +76,10 @@ def main() -> None:
     parser.add_argument("--workdir", type=Path, default=Path("runs/digits"))
     parser.add_argument("--members", type=sizes, default=[0], help="train members; 0: all")
     parser.add_argument("--latents", type=sizes, default=[64, 256])
+    parser.add_argument("--linear_path", choices=("yes", "no", "both"), default="both")
     parser.add_argument("--steps", type=int, default=0, help="0: the configuration's")
+    parser.add_argument("--learning_rate", type=float, default=0, help="0: the configuration's")
+    parser.add_argument("--noise", type=float, help="default: the configuration's")
     args = parser.parse_args()
     from hyperjax.tasks import train
 
