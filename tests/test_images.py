@@ -14,7 +14,7 @@ from PIL import Image
 
 from hyperjax.errors import HyperJaxError
 from hyperjax.io import images as images_lib
-from hyperjax.io.images import DATASETS, channels, load_images, resize
+from hyperjax.io.images import DATASETS, dataset_info, load_images, resize
 
 RNG = np.random.default_rng(0)
 
@@ -122,7 +122,7 @@ def assert_loaded(data, train, test, transform):
     np.testing.assert_array_equal(data.test.images, transform(test[0]))
     np.testing.assert_array_equal(data.test.labels, test[1])
     for split in (data.train, data.val, data.test):
-        assert split.images.shape[1:] == (28, 28, channels(data.name))
+        assert split.images.shape[1:] == (28, 28, DATASETS[data.name].channels)
 
 
 FORMATS = {
@@ -144,8 +144,7 @@ def test_original_files(name, tmp_path):
     assert len(data.val.labels) == 4
     assert data.source == source
     assert data.name == name
-    assert data.num_classes == 10
-    assert len(data.mean) == len(data.std) == channels(name)
+    assert len(data.mean) == len(data.std) == DATASETS[name].channels
     assert_loaded(data, train, test, transform)
 
 
@@ -212,7 +211,7 @@ def test_digits():
     assert data.mean == (pytest.approx(pooled.mean(), abs=1e-4),)
     assert data.std == (pytest.approx(pooled.std(), abs=1e-4),)
     assert data.source == "scikit-learn"
-    assert channels("digits") == 1
+    assert dataset_info("digits").channels == 1
 
 
 def test_digits_are_those_of_scikit_learn():
@@ -257,7 +256,7 @@ def test_more_images_than_there_are(arguments, expected, tmp_path):
 
 
 def test_unknown_name():
-    for call in (channels, lambda name: load_images(name, "", seed=0, num_val=0)):
+    for call in (dataset_info, lambda name: load_images(name, "", seed=0, num_val=0)):
         with pytest.raises(HyperJaxError, match=r"unknown dataset 'minst'.*fashion_mnist"):
             call("minst")
 

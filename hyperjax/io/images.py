@@ -42,7 +42,6 @@ class ImageData:
     std: tuple[float, ...]
     source: str  # where it came from: "scikit-learn", "idx", "tfds 3.0.1", ...
     fingerprint: str  # of all images and labels, saved with results
-    num_classes: int = 10
 
 
 def _identity(images: np.ndarray) -> np.ndarray:
@@ -194,11 +193,6 @@ def dataset_info(name: str) -> DatasetInfo:
     if name not in DATASETS:
         raise unknown("dataset", name, DATASETS)
     return DATASETS[name]
-
-
-def channels(name: str) -> int:
-    """1 (grey) or 3 (colour). Raises HyperJaxError for an unknown name."""
-    return dataset_info(name).channels
 
 
 def load_images(
