@@ -52,7 +52,7 @@ def measure(members: int, batch: int, repeats: int) -> dict[str, dict[str, float
             )
             jax.block_until_ready(out)
             middle = time.perf_counter()
-            jax.block_until_ready(population.evaluate(engine, run[3].params, images))
+            jax.block_until_ready(population.evaluate(engine, run[3].vectors, images))
             if repeat:
                 best[name]["train"] = min(best[name]["train"], middle - start)
                 end = time.perf_counter()

@@ -148,7 +148,7 @@ _CHOICES = {
     "zoo.activation": ACTIVATIONS,
     "zoo.init": INITS,
     "zoo.training.optimizer": OPTIMIZERS,
-    "zoo.conv": ("auto", "xla", "patches"),
+    "zoo.conv": ("auto", "tiles", "patches", "xla"),
     "zoo.members": ("auto", "map", "vmap"),
     "autoencoder.compression": ("token", "average", "linear"),
     "autoencoder.target": ("original", "view"),

@@ -32,7 +32,7 @@ def members_per_call(lab: Lab) -> int:
     else:
         # The first convolution's patches and output, for three live copies of them.
         per_image = 3 * 4 * 24 * 24 * (25 * lab.train.pixels.shape[-1] + 8)
-        batch = max(engine.batch_size, engine.eval_batch_size)
+        batch = max(engine.batch_size, engine.micro_batch)
         size = max(1, int(_BYTES_PER_CALL * devices / (per_image * batch)))
     return population.padded(engine, size)
 
@@ -47,6 +47,6 @@ def evaluate(lab: Lab, vectors: Array, images: Images) -> Evaluation:
     for begin in range(0, count, size):
         rows = np.asarray(vectors[begin : begin + size], np.float32)
         placed = population.place_members(lab.engine, rows, size)
-        result = population.evaluate_vectors(lab.engine, placed, images)
+        result = population.evaluate(lab.engine, placed, images)
         parts.append(jax.tree.map(np.asarray, result))
     return jax.tree.map(lambda *leaves: np.concatenate(leaves)[:count], *parts)

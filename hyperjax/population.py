@@ -27,10 +27,13 @@ from hyperjax.config import TrainingConfig
 from hyperjax.errors import HyperJaxError, unknown
 from hyperjax.models.cnn import ZooCNN, init_vector
 from hyperjax.models.conv import FORMS, default_form
-from hyperjax.types import Array, Key, Params
+from hyperjax.types import Array, Key
 from hyperjax.weights import WeightSpec
 
 _INIT, _SHUFFLE = 0, 1  # streams of random numbers of one member
+_NO_CLASS = 255  # the prediction of a diverged network
+# One after another, a member's activations should stay in a core's cache.
+_MICRO_BATCH = {"map": 32, "vmap": 128}
 
 
 class Images(NamedTuple):
@@ -45,7 +48,7 @@ class Images(NamedTuple):
 class Members(NamedTuple):
     """State of a population; every leaf has a leading member axis."""
 
-    params: Params
+    vectors: Array  # float32[M, D]: flat weights
     opt_state: Any
 
 
@@ -60,7 +63,7 @@ class Hyper(NamedTuple):
 class Evaluation(NamedTuple):
     loss: Array  # float32[M], mean cross entropy
     accuracy: Array  # float32[M], in [0, 1]
-    predictions: Array  # uint8[M, N]
+    predictions: Array  # uint8[M, N]; 255 where the network's output is not finite
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,7 +75,7 @@ class Engine:
     initializer: str
     optimizer: str
     batch_size: int
-    eval_batch_size: int
+    micro_batch: int  # images that pass through a network at once; larger batches are summed up
     members: str  # "map" or "vmap"
     mesh: Mesh
 
@@ -102,7 +105,7 @@ def make_engine(
         initializer=init,
         optimizer=training.optimizer,
         batch_size=training.batch_size,
-        eval_batch_size=32 if members == "map" else 64,
+        micro_batch=_MICRO_BATCH[members],
         members=members,
         mesh=Mesh(np.asarray(devices), ("member",), axis_types=(AxisType.Auto,)),
     )
@@ -143,13 +146,42 @@ def member_key(root: Key, stream: int, member_id: Array) -> Key:
 
 def init_member(engine: Engine, root: Key, member: Hyper) -> Members:
     vector = init_vector(engine.spec, engine.initializer, member_key(root, _INIT, member.ids))
-    return start_member(engine, weights.unflatten(engine.spec, vector), member)
+    return start_member(engine, vector, member)
 
 
-def start_member(engine: Engine, params: Params, member: Hyper) -> Members:
-    """Given weights with a fresh optimiser state."""
+def start_member(engine: Engine, vector: Array, member: Hyper) -> Members:
+    """Given weights float32[D] with a fresh optimiser state."""
     tx = optimizer(engine.optimizer, member.learning_rate, member.weight_decay)
-    return Members(params=params, opt_state=tx.init(params))
+    return Members(vector, tx.init(vector))
+
+
+def apply_member(engine: Engine, vector: Array, images: Images, index: Array):
+    """Losses float32[n] and predictions int32[n] of the network `vector` on chosen images."""
+    params = weights.unflatten(engine.spec, vector)
+    logits = engine.model.apply({"params": params}, normalize(images, index))
+    losses = optax.softmax_cross_entropy_with_integer_labels(logits, images.labels[index])
+    # NaN logits would be argmax-ed to class 0
+    return losses, jnp.where(jnp.isfinite(losses), logits.argmax(-1), _NO_CLASS)
+
+
+def gradient(engine: Engine, vector: Array, images: Images, index: Array) -> tuple[Array, Array]:
+    """Summed over a batch: gradient float32[D] of the loss, and [loss, correct predictions]."""
+
+    def total(vector, index):
+        losses, predictions = apply_member(engine, vector, images, index)
+        correct = jnp.sum(predictions == images.labels[index], dtype=jnp.float32)
+        return losses.sum(), jnp.stack([losses.sum(), correct])
+
+    grad_fn, size = jax.grad(total, has_aux=True), engine.micro_batch
+    whole = len(index) // size * size
+    if len(index) <= size:
+        return grad_fn(vector, index)
+
+    def add(sums, part):
+        return jax.tree.map(jnp.add, sums, grad_fn(vector, part)), None
+
+    sums, _ = lax.scan(add, (jnp.zeros_like(vector), jnp.zeros(2)), index[:whole].reshape(-1, size))
+    return add(sums, index[whole:])[0] if whole < len(index) else sums
 
 
 def train_member(
@@ -164,18 +196,10 @@ def train_member(
     key = jax.random.fold_in(member_key(root, _SHUFFLE, member.ids), epoch)
     order = jax.random.permutation(key, count)
 
-    def loss_fn(params, index):
-        logits = engine.model.apply({"params": params}, normalize(images, index))
-        labels = images.labels[index]
-        losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
-        correct = (logits.argmax(-1) == labels) & jnp.isfinite(losses)  # as in evaluate_member
-        return losses.mean(), correct.sum()
-
     def step(state, index):
-        (loss, correct), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.params, index)
-        updates, opt_state = tx.update(grads, state.opt_state, state.params)
-        state = Members(optax.apply_updates(state.params, updates), opt_state)
-        return state, jnp.stack([loss * len(index), correct.astype(jnp.float32)])
+        total, sums = gradient(engine, state.vectors, images, index)
+        updates, opt_state = tx.update(total / len(index), state.opt_state, state.vectors)
+        return Members(optax.apply_updates(state.vectors, updates), opt_state), sums
 
     whole = count // batch * batch
     state, sums = lax.scan(step, state, order[:whole].reshape(-1, batch))
@@ -186,21 +210,17 @@ def train_member(
     return state, {"loss": total[0] / count, "accuracy": total[1] / count}
 
 
-def evaluate_member(engine: Engine, params: Params, images: Images) -> Evaluation:
+def evaluate_member(engine: Engine, vector: Array, images: Images) -> Evaluation:
     """Loss, accuracy and predictions on all images, in batches that fit the cache."""
     count = len(images.labels)
-    batch = min(engine.eval_batch_size, count)
+    batch = min(engine.micro_batch, count)
     index = jnp.arange(-(-count // batch) * batch).reshape(-1, batch)
 
     def step(carry, index):
         real, index = index < count, jnp.minimum(index, count - 1)  # the last batch is padded
-        logits = engine.model.apply({"params": params}, normalize(images, index))
-        labels = images.labels[index]
-        losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
-        predictions = logits.argmax(-1)
-        # A diverged member's NaN logits are argmax-ed to class 0: count them as wrong.
-        correct = (predictions == labels) & jnp.isfinite(losses)
-        sums = jnp.stack([jnp.where(real, losses, 0).sum(), (correct & real).sum()])
+        losses, predictions = apply_member(engine, vector, images, index)
+        correct = (predictions == images.labels[index]) & real
+        sums = jnp.stack([jnp.where(real, losses, 0).sum(), correct.sum()])
         return carry + sums, predictions.astype(jnp.uint8)
 
     sums, predictions = lax.scan(step, jnp.zeros(2), index)
@@ -242,11 +262,7 @@ def init(engine: Engine, root: Key, hyper: Hyper) -> Members:
 def start(engine: Engine, vectors: Array, hyper: Hyper) -> Members:
     """Members that start from given flat vectors float32[M, D], with fresh optimiser states."""
 
-    def one(args):
-        vector, member = args
-        return start_member(engine, weights.unflatten(engine.spec, vector), member)
-
-    return _over_members(engine, one)((vectors, hyper))
+    return _over_members(engine, lambda args: start_member(engine, *args))((vectors, hyper))
 
 
 @functools.partial(jax.jit, static_argnames="engine", donate_argnames="state")
@@ -262,29 +278,13 @@ def train_epoch(
 
 
 @functools.partial(jax.jit, static_argnames="engine")
-def evaluate(engine: Engine, params: Params, images: Images) -> Evaluation:
-    """Evaluate every member on `images`."""
-
-    def one(params, images):
-        return evaluate_member(engine, params, images)
-
-    return _over_members(engine, one)(params, images)
-
-
-@functools.partial(jax.jit, static_argnames="engine")
-def evaluate_vectors(engine: Engine, vectors: Array, images: Images) -> Evaluation:
+def evaluate(engine: Engine, vectors: Array, images: Images) -> Evaluation:
     """Evaluate flat vectors float32[M, D] on `images`."""
 
     def one(vector, images):
-        return evaluate_member(engine, weights.unflatten(engine.spec, vector), images)
+        return evaluate_member(engine, vector, images)
 
     return _over_members(engine, one)(vectors, images)
-
-
-@functools.partial(jax.jit, static_argnames="engine")
-def vectors(engine: Engine, params: Params) -> Array:
-    """Flat vectors float32[M, D] of the members."""
-    return weights.flatten(engine.spec, params)
 
 
 # --- placement --------------------------------------------------------------------------

@@ -118,8 +118,8 @@ def layer_ids(spec: WeightSpec) -> np.ndarray:
 
 def split_layer(layer: LayerSpec, block: Array) -> tuple[Array, Array]:
     """One layer's part of a flat vector -> weights [..., *shape] and bias [..., out]."""
-    lead, cut = block.shape[:-1], layer.num_params - layer.num_neurons
-    return block[..., :cut].reshape(*lead, *layer.shape), block[..., cut:]
+    cut = layer.num_params - layer.num_neurons
+    return block[..., :cut].reshape(*block.shape[:-1], *layer.shape), block[..., cut:]
 
 
 def join_layer(weights: Array, bias: Array) -> Array:
@@ -134,11 +134,13 @@ def unflatten(spec: WeightSpec, vectors: Array) -> Params:
     Kernels get Flax's axis order: (height, width, in, out) or (in, out).
     """
     _check_last_axis(spec, vectors)
-    params = {}
-    for layer, part in zip(spec.layers, spec.slices, strict=True):
-        weights, bias = split_layer(layer, vectors[..., part])
+    params, batch, lead = {}, vectors.shape[:-1], tuple(range(vectors.ndim - 1))
+    sizes = [(layer.num_params - layer.num_neurons, layer.num_neurons) for layer in spec.layers]
+    # One split, not slices: its gradient is one concatenation.
+    blocks = jnp.split(vectors, np.cumsum(sizes)[:-1], axis=-1)
+    for layer, block, bias in zip(spec.layers, blocks[::2], blocks[1::2], strict=True):
+        weights = block.reshape(*batch, *layer.shape)
         order = (-2, -1, -3, -4) if layer.kind == "conv" else (-1, -2)
-        lead = tuple(range(weights.ndim - len(layer.shape)))
         kernel = weights.transpose(*lead, *(weights.ndim + axis for axis in order))
         params[layer.name] = {"kernel": kernel, "bias": bias}
     return params

@@ -31,7 +31,7 @@ def direct(x, kernel):
 
 @pytest.mark.parametrize("form", conv.FORMS)
 @pytest.mark.parametrize("shapes", SHAPES)
-def test_both_forms_equal_the_definition(form, shapes):
+def test_every_form_equals_the_definition(form, shapes):
     x, kernel = random_case(shapes)
     result = conv.conv2d(x, kernel, form=form)
     assert result.dtype == jnp.float32
@@ -85,5 +85,59 @@ def test_gradient_of_max_pool_goes_to_the_largest():
 def test_names():
     for backend in ("cpu", "gpu", "tpu"):
         assert conv.default_form(backend) in conv.FORMS
-    with pytest.raises(HyperJaxError, match=r"'winograd'.*patches, xla"):
+    with pytest.raises(HyperJaxError, match=r"'winograd'.*patches, tiles, xla"):
         conv.conv2d(*random_case(SHAPES[0]), form="winograd")
+
+
+# --- pooling ------------------------------------------------------------------------------
+
+POOLED = [  # inputs CxHxWxN, kernel: those of the zoo CNN, then odd sizes of their own
+    ((1, 28, 28, 3), (5, 5, 1, 8)),
+    ((3, 12, 12, 2), (5, 5, 3, 2)),
+    ((2, 6, 8, 1), (3, 1, 2, 4)),
+    ((2, 5, 7, 2), (2, 4, 2, 3)),  # an even kernel: the form "tiles" falls back to patches
+]
+
+
+def direct_pool(x):
+    """2 x 2 max-pooling from its definition, and which of the four positions is the first."""
+    o, h, w, n = x.shape
+    windows = x.reshape(o, h // 2, 2, w // 2, 2, n).transpose(0, 1, 3, 5, 2, 4)
+    windows = windows.reshape(o, h // 2, w // 2, n, 4)
+    return windows.max(-1), windows.argmax(-1)
+
+
+@pytest.mark.parametrize("form", conv.FORMS)
+@pytest.mark.parametrize("shapes", POOLED)
+def test_convolution_with_pooling_equals_the_definition(form, shapes):
+    x, kernel = random_case(shapes)
+    result = conv.conv2d_pool(x, kernel, form=form)
+    np.testing.assert_allclose(result, direct_pool(direct(x, kernel))[0], atol=5e-5)
+
+
+@pytest.mark.parametrize("form", ["tiles", "patches"])
+@pytest.mark.parametrize("shapes", POOLED[:3])
+def test_gradients_of_pooling_equal_those_of_the_definition(form, shapes):
+    x, kernel = random_case(shapes)
+    full = direct(x, kernel)
+    pooled, winner = direct_pool(full)
+    cotangent = np.random.default_rng(1).normal(size=pooled.shape).astype(np.float32)
+    spread = np.zeros(full.shape, np.float32)  # the cotangent of what went into the pooling
+    for index in np.ndindex(pooled.shape):
+        row, col = divmod(winner[index], 2)
+        spread[index[0], 2 * index[1] + row, 2 * index[2] + col, index[3]] = cotangent[index]
+    _, pull = jax.vjp(lambda x, k: conv.conv2d_pool(x, k, form=form), x, kernel)
+    _, pull_conv = jax.vjp(lambda x, k: conv.conv2d(x, k, form="xla"), x, kernel)
+    for ours, expected in zip(pull(cotangent), pull_conv(spread), strict=True):
+        np.testing.assert_allclose(ours, expected, atol=2e-4, rtol=1e-4)
+
+
+def test_the_gradient_of_a_tie_goes_to_the_first_maximum():
+    """As in PyTorch. Empty borders of images tie all the time."""
+    x = np.zeros((1, 2, 2, 3), np.float32)
+    x[0, :, :, 1] = [[0, 5], [5, 5]]
+    x[0, :, :, 2] = [[0, 1], [2, 2]]
+    grad = jax.grad(lambda x: conv.max_pool(x).sum())(x)
+    np.testing.assert_array_equal(grad[0, :, :, 0], [[1, 0], [0, 0]])
+    np.testing.assert_array_equal(grad[0, :, :, 1], [[0, 1], [0, 0]])
+    np.testing.assert_array_equal(grad[0, :, :, 2], [[0, 0], [1, 0]])

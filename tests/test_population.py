@@ -58,7 +58,7 @@ def train(engine, ids=IDS, *, epochs=2, size=0, images=TRAIN, start=None, traini
     for epoch in range(epochs):
         state, one = population.train_epoch(engine, state, hyper, images, ROOT, jnp.int32(epoch))
         metrics.append({name: np.asarray(value)[:count] for name, value in one.items()})
-    return np.asarray(population.vectors(engine, state.params))[:count], metrics
+    return np.asarray(state.vectors)[:count], metrics
 
 
 @pytest.fixture(scope="module")
@@ -186,7 +186,9 @@ def test_a_member_does_not_depend_on_its_population(engine, trained):
 
 
 @pytest.mark.parametrize(
-    "how", [{"members": "vmap"}, {"conv": "xla"}, {"devices": 1}], ids=["vmap", "xla", "1 device"]
+    "how",
+    [{"members": "vmap"}, {"conv": "patches"}, {"conv": "xla"}, {"devices": 1}],
+    ids=["vmap", "patches", "xla", "1 device"],
 )
 def test_a_member_does_not_depend_on_how_it_is_computed(trained, how):
     if "devices" in how:
@@ -210,13 +212,24 @@ def test_hyperparameters_are_per_member(engine):
     rates = np.float32([0, 1e-3, 1e-2, 0, 1e-3, 1e-2, 0, 1e-3])
     hyper = population.place_members(engine, hyper._replace(learning_rate=rates))
     state = population.init(engine, ROOT, hyper)
-    before = np.asarray(population.vectors(engine, state.params))
+    before = np.array(state.vectors)
     images = population.place_images(engine, *TRAIN)
     state, _ = population.train_epoch(engine, state, hyper, images, ROOT, jnp.int32(0))
-    moved = np.abs(np.asarray(population.vectors(engine, state.params)) - before).max(1)
+    moved = np.abs(np.asarray(state.vectors) - before).max(1)
     np.testing.assert_array_equal(moved == 0, rates == 0)
     np.testing.assert_allclose(moved[[1, 4]], moved[7], rtol=1e-5)
     assert moved[2] > 5 * moved[1]
+
+
+@pytest.mark.parametrize("size", [5, 4])
+def test_a_batch_may_be_summed_up_in_parts(trained, size):
+    """Batches of 10 as 5 + 5, and as 4 + 4 + 2."""
+    engine = dataclasses.replace(make_engine(), micro_batch=size)
+    vectors, metrics = train(engine)
+    np.testing.assert_allclose(vectors, trained[0], atol=2e-5)
+    for ours, theirs in zip(metrics, trained[1], strict=True):
+        np.testing.assert_allclose(ours["loss"], theirs["loss"], rtol=1e-5)
+        np.testing.assert_allclose(ours["accuracy"], theirs["accuracy"], rtol=1e-6)
 
 
 # --- members that diverge -----------------------------------------------------------------
@@ -224,7 +237,7 @@ def test_hyperparameters_are_per_member(engine):
 
 def test_a_diverged_member_disturbs_nobody(engine, trained):
     hyper = population.place_members(engine, population.hyper(IDS, TRAINING))
-    start = np.array(population.vectors(engine, population.init(engine, ROOT, hyper).params))
+    start = np.array(population.init(engine, ROOT, hyper).vectors)
     start[4] = np.nan
     vectors, metrics = train(engine, start=start)
     others = np.delete(IDS, 4)
@@ -234,10 +247,12 @@ def test_a_diverged_member_disturbs_nobody(engine, trained):
         np.testing.assert_array_equal(np.isnan(epoch["loss"]), IDS == 4)
         assert epoch["accuracy"][4] == 0
     placed = population.place_members(engine, vectors)
-    result = population.evaluate_vectors(engine, placed, population.place_images(engine, *TEST))
+    result = population.evaluate(engine, placed, population.place_images(engine, *TEST))
     np.testing.assert_array_equal(np.isnan(result.loss), IDS == 4)
     assert (TEST[1] == 0).any()  # the class that arg max gives for NaN
     assert result.accuracy[4] == 0
+    assert (result.predictions[4] == 255).all()
+    assert (result.predictions[others] < 10).all()
 
 
 # --- evaluation ---------------------------------------------------------------------------
@@ -246,7 +261,7 @@ def test_a_diverged_member_disturbs_nobody(engine, trained):
 def test_evaluation_equals_a_direct_computation(engine, trained):
     vectors, _ = trained
     placed = population.place_members(engine, vectors)
-    result = population.evaluate_vectors(engine, placed, population.place_images(engine, *TEST))
+    result = population.evaluate(engine, placed, population.place_images(engine, *TEST))
     assert result.predictions.dtype == jnp.uint8
     assert result.predictions.shape == (8, 40)
     pixels, labels = (TEST[0] / 255 - 0.4) / 0.3, TEST[1]
@@ -259,18 +274,6 @@ def test_evaluation_equals_a_direct_computation(engine, trained):
         np.testing.assert_array_equal(result.predictions[i], logits.argmax(1))
         accuracy = np.mean(logits.argmax(1) == labels)
         np.testing.assert_allclose(result.accuracy[i], accuracy, rtol=1e-6)
-
-
-def test_evaluating_parameters_equals_evaluating_vectors(engine, trained):
-    placed = population.place_members(engine, trained[0])
-    hyper = population.place_members(engine, population.hyper(IDS, TRAINING))
-    images = population.place_images(engine, *TEST)
-    state = population.start(engine, placed, hyper)
-    jax.tree.map(
-        np.testing.assert_array_equal,
-        population.evaluate(engine, state.params, images),
-        population.evaluate_vectors(engine, placed, images),
-    )
 
 
 def test_normalisation():
@@ -299,7 +302,7 @@ def test_epochs_and_populations_share_one_compilation(engine):
     compiled = population.train_epoch._cache_size()
     for epoch in (1, 2):
         state, _ = population.train_epoch(engine, state, hyper, images, ROOT, jnp.int32(epoch))
-    started = population.start(engine, population.vectors(engine, state.params), hyper)
+    started = population.start(engine, state.vectors, hyper)
     population.train_epoch(engine, started, hyper, images, ROOT, jnp.int32(0))
     same = population.make_engine(SPEC, TRAINING, init=INIT)
     hyper = population.place_members(same, population.hyper(IDS + 8, TRAINING))
@@ -328,7 +331,7 @@ def test_state_is_split_over_the_devices_and_donated(engine):
         assert len(leaf.sharding.device_set) == 4
     images = population.place_images(engine, *TRAIN)
     after, _ = population.train_epoch(engine, state, hyper, images, ROOT, jnp.int32(0))
-    assert state.params["conv2"]["kernel"].is_deleted()
+    assert state.vectors.is_deleted()
     assert jax.tree.map(lambda leaf: leaf.sharding, after) == jax.tree.map(
         lambda leaf: leaf.sharding, population.init(engine, ROOT, hyper)
     )
@@ -338,9 +341,9 @@ def test_placement_pads_with_the_last_member(engine):
     assert [population.padded(engine, n) for n in (1, 4, 5)] == [4, 4, 8]
     tree = Members(np.arange(3), {"x": np.arange(6.0).reshape(3, 2)})
     placed = population.place_members(engine, tree)
-    np.testing.assert_array_equal(placed.params, [0, 1, 2, 2])
+    np.testing.assert_array_equal(placed.vectors, [0, 1, 2, 2])
     np.testing.assert_array_equal(placed.opt_state["x"][2:], [[4, 5], [4, 5]])
-    assert len(population.place_members(engine, tree, 5).params) == 8
+    assert len(population.place_members(engine, tree, 5).vectors) == 8
 
 
 def test_errors(engine):

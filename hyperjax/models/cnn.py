@@ -88,19 +88,21 @@ def init_vector(spec: WeightSpec, name: str, key: Key) -> Array:
 
 
 class Conv(nn.Module):
-    """Valid convolution with a bias on [C, H, W, N]."""
+    """Valid convolution with a bias on [C, H, W, N], optionally 2 x 2 max-pooled."""
 
     features: int
     size: int
     form: str
+    pool: bool = False
 
     @nn.compact
     def __call__(self, x_CxHxWxN: Array) -> Array:
         shape = (self.size, self.size, x_CxHxWxN.shape[0], self.features)
         kernel = self.param("kernel", zeros, shape)
         bias = self.param("bias", zeros, (self.features,))
-        out = conv.conv2d(x_CxHxWxN, kernel, form=self.form)
-        return out + bias[:, None, None, None]
+        convolve = conv.conv2d_pool if self.pool else conv.conv2d
+        out = convolve(x_CxHxWxN, kernel, form=self.form)
+        return out + bias[:, None, None, None]  # pooling and adding a constant commute
 
 
 class Dense(nn.Module):
@@ -130,8 +132,8 @@ class ZooCNN(nn.Module):
         act = activation_fn(self.activation)
         x = images_NxHxWxC.transpose(3, 1, 2, 0)
         # Pooling comes before the nonlinearity; for GELU the order matters.
-        x = act(conv.max_pool(Conv(8, 5, self.conv_form, name="conv1")(x)))
-        x = act(conv.max_pool(Conv(6, 5, self.conv_form, name="conv2")(x)))
+        x = act(Conv(8, 5, self.conv_form, pool=True, name="conv1")(x))
+        x = act(Conv(6, 5, self.conv_form, pool=True, name="conv2")(x))
         x = act(Conv(4, 2, self.conv_form, name="conv3")(x))
         x = x.reshape(-1, x.shape[-1])  # channel-major, as in the published vectors
         x = act(Dense(20, name="fc1")(x))

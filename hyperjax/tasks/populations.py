@@ -134,7 +134,7 @@ def train_chunk(
     else:
         done = 0
         if 0 in recipe.epochs:
-            train = population.evaluate(engine, state.params, lab.train)
+            train = population.evaluate(engine, state.vectors, lab.train)
             record(target, rows, 0, lab, state, train._asdict())
         if last == 0:
             yield 0, state, ""
@@ -161,10 +161,10 @@ def record(
 ) -> None:
     """Write a snapshot and its metrics into the zoo file."""
     column, count = int(np.searchsorted(target.epochs, epoch)), len(rows)
-    val = population.evaluate(lab.engine, state.params, lab.val)
-    test = population.evaluate(lab.engine, state.params, lab.test)
+    val = population.evaluate(lab.engine, state.vectors, lab.val)
+    test = population.evaluate(lab.engine, state.vectors, lab.test)
     named = {"train": train, "val": val._asdict(), "test": test._asdict()}
-    target.weights[rows, column] = np.asarray(population.vectors(lab.engine, state.params))[:count]
+    target.weights[rows, column] = np.asarray(state.vectors)[:count]
     for name in zoo.METRICS:
         split, metric = name.split("_")
         target.metrics[name][rows, column] = np.asarray(named[split][metric])[:count]
