@@ -15,7 +15,7 @@ from jax import lax
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from hyperjax import augment, losses, weights
+from hyperjax import augment, distributed, losses, weights
 from hyperjax.config import AutoencoderConfig
 from hyperjax.errors import HyperJaxError
 from hyperjax.models.autoencoder import Autoencoder, make_autoencoder
@@ -62,12 +62,8 @@ class Trainer(NamedTuple):
 def make_trainer(config: AutoencoderConfig, spec: WeightSpec, devices: Any = None) -> Trainer:
     """Data-parallel over as many devices as divide the batch into parts of at least 8."""
     devices = jax.devices() if devices is None else devices
-    used = max(
-        n
-        for n in range(1, len(devices) + 1)
-        if config.batch_size % n == 0 and (n == 1 or config.batch_size // n >= 8)
-    )
-    mesh = Mesh(np.asarray(devices[:used]), ("batch",), axis_types=(AxisType.Auto,))
+    used = distributed.same_number_of_each(devices, config.batch_size, least=8)
+    mesh = Mesh(np.asarray(used), ("batch",), axis_types=(AxisType.Auto,))
     return Trainer(config, spec, make_autoencoder(config, spec), mesh)
 
 

@@ -5,7 +5,7 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from hyperjax import population
+from hyperjax import cost, distributed, population
 from hyperjax.errors import HyperJaxError
 from hyperjax.population import Engine, Evaluation, Images
 from hyperjax.types import Array
@@ -23,17 +23,14 @@ class Lab(NamedTuple):
     test: Images
 
 
-def members_per_call(lab: Lab) -> int:
+def members_per_call(engine: Engine, num_images: int) -> int:
     """Members that are trained or evaluated together: some seconds of an epoch's work where
     members run one after another, what fits in memory where they run at once."""
-    engine, devices = lab.engine, lab.engine.mesh.size
     if engine.members == "map":
-        size = max(1, _IMAGES_PER_CALL // len(lab.train.labels))
+        size = max(1, _IMAGES_PER_CALL // num_images)
     else:
-        # The first convolution's patches and output, for three live copies of them.
-        per_image = 3 * 4 * 24 * 24 * (25 * lab.train.pixels.shape[-1] + 8)
-        batch = max(engine.batch_size, engine.micro_batch)
-        size = max(1, int(_BYTES_PER_CALL * devices / (per_image * batch)))
+        each = cost.activation_bytes(engine.spec) * engine.micro_batch
+        size = max(1, int(_BYTES_PER_CALL * engine.mesh.size / each))
     return population.padded(engine, size)
 
 
@@ -42,11 +39,12 @@ def evaluate(lab: Lab, vectors: Array, images: Images) -> Evaluation:
     count = len(vectors)
     if count == 0:
         raise HyperJaxError("the population is empty: expected at least one model to evaluate")
-    size = min(members_per_call(lab), population.padded(lab.engine, count))
+    size = members_per_call(lab.engine, len(lab.train.labels))
+    size = min(size, population.padded(lab.engine, count))
     parts = []
     for begin in range(0, count, size):
         rows = np.asarray(vectors[begin : begin + size], np.float32)
         placed = population.place_members(lab.engine, rows, size)
         result = population.evaluate(lab.engine, placed, images)
-        parts.append(jax.tree.map(np.asarray, result))
+        parts.append(distributed.fetch(result))
     return jax.tree.map(lambda *leaves: np.concatenate(leaves)[:count], *parts)

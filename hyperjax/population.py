@@ -22,7 +22,7 @@ from jax import lax
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from hyperjax import weights
+from hyperjax import distributed, weights
 from hyperjax.config import TrainingConfig
 from hyperjax.errors import HyperJaxError, unknown
 from hyperjax.models.cnn import ZooCNN, init_vector
@@ -89,7 +89,7 @@ def make_engine(
     members: str = "auto",
     devices: Any = None,
 ) -> Engine:
-    """Engine for zoo CNNs of `spec`, on all local devices unless `devices` are given."""
+    """Engine for zoo CNNs of `spec`, on all devices of all processes unless some are given."""
     devices = jax.devices() if devices is None else devices
     on_cpu = devices[0].platform == "cpu"
     if members == "auto":
@@ -306,8 +306,8 @@ def place_members(engine: Engine, tree: Any, size: int = 0) -> Any:
     if count == 0:
         raise HyperJaxError("the population is empty: expected at least one member")
     index = np.minimum(np.arange(padded(engine, max(size, count))), count - 1)
-    sharding = NamedSharding(engine.mesh, P("member"))
-    return jax.tree.map(lambda leaf: jax.device_put(np.asarray(leaf)[index], sharding), tree)
+    rows = jax.tree.map(lambda leaf: np.asarray(leaf)[index], tree)
+    return distributed.put(rows, NamedSharding(engine.mesh, P("member")))
 
 
 def place_images(engine: Engine, pixels, labels, mean, std) -> Images:
@@ -318,4 +318,4 @@ def place_images(engine: Engine, pixels, labels, mean, std) -> Images:
         np.asarray(mean, np.float32),
         np.asarray(std, np.float32),
     )
-    return jax.device_put(images, NamedSharding(engine.mesh, P()))
+    return distributed.put(images, NamedSharding(engine.mesh, P()))

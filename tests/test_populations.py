@@ -43,20 +43,20 @@ def test_chunks_and_kills_do_not_change_a_population(small_lab, tmp_path, monkey
     """5 members in chunks of 2, killed in the second chunk, against one chunk uninterrupted."""
     whole = dataclasses.replace(CONFIG, zoo=dataclasses.replace(CONFIG.zoo, chunk_size=6))
     expected = make_population(tmp_path / "a.safetensors", recipe(5), whole, small_lab, "a")
-    record, calls = populations.record, []
+    measure, epochs = populations.measure, []
 
-    def dying(target, rows, epoch, *args):
-        calls.append((rows[0], epoch))
-        if calls[-1] == (2, 2):
+    def dying(lab, state, epoch, *args):
+        epochs.append(epoch)
+        if epochs == [0, 1, 2, 3, 0, 1, 2]:
             raise KilledError
-        record(target, rows, epoch, *args)
+        return measure(lab, state, epoch, *args)
 
-    monkeypatch.setattr(populations, "record", dying)
+    monkeypatch.setattr(populations, "measure", dying)
     path = tmp_path / "b.safetensors"
     with pytest.raises(KilledError):
         make_population(path, recipe(5), CONFIG, small_lab, "b")
     assert not path.exists()
-    monkeypatch.setattr(populations, "record", record)
+    monkeypatch.setattr(populations, "measure", measure)
     trained = []
     train_epoch = population.train_epoch
 

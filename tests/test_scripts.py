@@ -4,9 +4,11 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -28,8 +30,8 @@ def env(tmp_path_factory):
     return as_users_have_it | {
         "JAX_PLATFORMS": "cpu",
         "JAX_NUM_CPU_DEVICES": "2",
+        "JAX_ENABLE_COMPILATION_CACHE": "true",
         "JAX_COMPILATION_CACHE_DIR": str(cache),
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.1",
     }
 
 
@@ -103,13 +105,17 @@ def kill_when(env, folder: Path, sign: str) -> None:
     process = subprocess.Popen(
         command, cwd=ROOT, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
-    deadline = time.monotonic() + SLOW
-    while not list(folder.glob(sign)):
-        assert process.poll() is None, "training ended before it could be killed"
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
+    wait_for(folder, sign, [process])
     process.send_signal(signal.SIGKILL)
     process.wait()
+
+
+def wait_for(folder: Path, sign: str, processes) -> None:
+    deadline = time.monotonic() + SLOW
+    while not list(folder.glob(sign)):
+        assert all(p.poll() is None for p in processes), "training ended before it was killed"
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
 
 
 def test_killed_runs_resume_to_the_same_result(env, trained, tmp_path):
@@ -121,6 +127,63 @@ def test_killed_runs_resume_to_the_same_result(env, trained, tmp_path):
     done = call(env, "train.py", CONFIG, f"--workdir={folder}", "--config.checkpoint_seconds=0")
     assert done.returncode == 0, done.stderr
     same_results(trained, folder)
+
+
+@contextmanager
+def two_processes(env, *arguments):
+    """Start a script as two processes of one device each; kill what is left of them."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{probe.getsockname()[1]}"
+    cluster = {
+        "JAX_COORDINATOR_ADDRESS": address, "JAX_NUM_PROCESSES": "2", "JAX_NUM_CPU_DEVICES": "1",
+    }  # fmt: skip
+    processes = [
+        subprocess.Popen(
+            [sys.executable, *map(str, arguments), "--multihost"],
+            cwd=ROOT, env=env | cluster | {"JAX_PROCESS_ID": str(i)}, text=True,
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        )
+        for i in range(2)
+    ]  # fmt: skip
+    try:
+        yield processes
+    finally:
+        for process in processes:
+            process.kill()
+            process.communicate()
+
+
+def test_two_processes_give_the_result_of_one_also_when_killed(env, trained, tmp_path):
+    folder = tmp_path / "two"
+    train = ("train.py", CONFIG, f"--workdir={folder}", "--config.checkpoint_seconds=0")
+    with two_processes(env, *train) as processes:
+        wait_for(folder, "zoo/zoo.checkpoints/*/1", processes)
+    assert not (folder / "zoo" / "zoo.safetensors").exists()
+    with two_processes(env, *train) as processes:
+        for process in processes:
+            _, errors = process.communicate(timeout=SLOW)
+            assert process.returncode == 0, errors
+    same_results(trained, folder)
+    assert json.loads((folder / "manifest.json").read_text())[0]["processes"] == 2
+    sample = ("sample.py", f"--workdir={folder}", "--sampler=kde30", "--num_samples=3")
+    with two_processes(env, *sample) as processes:
+        outputs = [process.communicate(timeout=SLOW) for process in processes]
+        assert [process.returncode for process in processes] == [0, 0], outputs
+    assert [("written to" in output) for output, _ in outputs] == [True, False]
+    alone = call(env, *sample, f"--output={tmp_path / 'alone.safetensors'}")
+    assert alone.returncode == 0, alone.stderr
+    drawn = [next(folder.glob("samples/*.safetensors")), tmp_path / "alone.safetensors"]
+    one, other = map(zoo_file.read, drawn)
+    np.testing.assert_array_equal(one.weights, other.weights)
+    np.testing.assert_array_equal(one.metrics["val_loss"], other.metrics["val_loss"])
+
+
+def test_missing_processes_are_a_clear_error(env, tmp_path):
+    done = call(env, "train.py", CONFIG, f"--workdir={tmp_path / 'x'}", "--multihost")
+    assert done.returncode == 2
+    assert "JAX_COORDINATOR_ADDRESS" in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def test_sample_and_seed(env, trained, tmp_path):

@@ -2,8 +2,10 @@
 
 import os
 import secrets
+import shutil
 from pathlib import Path
 
+from hyperjax import distributed
 from hyperjax.errors import HyperJaxError
 
 
@@ -12,8 +14,10 @@ def atomic_write(path: str | os.PathLike, *parts: bytes | memoryview) -> None:
 
     A reader sees the old contents or the new, never a part; a failure leaves the old file and
     nothing else. Raises HyperJaxError naming the path if the system refuses (a full disk, no
-    permission).
+    permission). With several processes the first one writes and the others do nothing.
     """
+    if not distributed.is_writer():
+        return
     path = Path(path)
     # in the same folder: a rename across file systems would not be atomic
     partial = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}.partial")
@@ -31,3 +35,13 @@ def atomic_write(path: str | os.PathLike, *parts: bytes | memoryview) -> None:
             raise
     except OSError as error:
         raise HyperJaxError(f"cannot write {path}: {error.strerror or error}") from error
+
+
+def remove(*paths: Path) -> None:
+    """Remove files, and folders with all that is in them, where they are."""
+    if distributed.is_writer():
+        for path in paths:
+            if path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink(missing_ok=True)

@@ -19,6 +19,7 @@ from typing import Any
 import jax
 
 from hyperjax import config as config_lib
+from hyperjax import distributed
 from hyperjax.config import Config
 from hyperjax.errors import HyperJaxError
 from hyperjax.io.files import atomic_write
@@ -101,6 +102,7 @@ def describe_run(command: str, **facts: Any) -> dict[str, Any]:
         "versions": versions,
         "platform": devices[0].platform,
         "devices": [device.device_kind for device in devices],
+        "processes": jax.process_count(),
         "cores": os.cpu_count(),
         **facts,
     }
@@ -129,6 +131,8 @@ def command_line() -> str:
 
 def log_metrics(workdir: Path, record: dict[str, Any]) -> None:
     """Append one line to metrics.jsonl."""
+    if not distributed.is_writer():
+        return
     with open(workdir / "metrics.jsonl", "a") as file:
         file.write(json.dumps(record) + "\n")
 
@@ -159,6 +163,9 @@ def forget_metrics(workdir: Path, stage: str, after: int) -> None:
 @contextmanager
 def lock(workdir: Path) -> Iterator[None]:
     """Keep two commands from writing one folder at the same time."""
+    if not distributed.is_writer():
+        yield
+        return
     try:
         workdir.mkdir(parents=True, exist_ok=True)
         file = open(workdir / ".lock", "w")  # noqa: SIM115 held for the whole run

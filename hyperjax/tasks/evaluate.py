@@ -3,7 +3,6 @@
 import dataclasses
 import hashlib
 import json
-import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -16,7 +15,7 @@ from hyperjax import samplers as samplers_lib
 from hyperjax import zoo
 from hyperjax.errors import HyperJaxError, unknown
 from hyperjax.experiments import fig2, tab1
-from hyperjax.io import report, workdir
+from hyperjax.io import files, report, workdir
 from hyperjax.io.progress import console
 from hyperjax.tasks import hyperreps, render, sample
 from hyperjax.tasks.populations import Recipe, make_population
@@ -104,8 +103,7 @@ def run(
             render.sections(trained, results),
         )
         for name in EXPERIMENTS.keys() - results.keys():  # of an older report
-            (folder / "report" / f"{name}.json").unlink(missing_ok=True)
-            shutil.rmtree(folder / "report" / name, ignore_errors=True)
+            files.remove(folder / "report" / f"{name}.json", folder / "report" / name)
         workdir.add_to_manifest(folder, {**run_info, "seconds": round(seconds, 1)})
     render.print_summary(results)
     console.print(f"report: {page}")
@@ -147,7 +145,7 @@ def from_scratch(trained: Trained) -> Zoo:
     columns = zoo.snapshot_index(models, [e for e in epochs if e in models.epochs])
     return Zoo(
         spec=models.spec,
-        weights=np.asarray(models.weights[rows][:, columns]),
+        weights=models.weights[rows[:, None], columns[None]],  # reads these snapshots alone
         epochs=np.asarray(models.epochs[columns]),
         members=np.asarray(models.members[rows]),
         metrics={k: np.asarray(v[rows][:, columns]) for k, v in models.metrics.items()},

@@ -2,7 +2,6 @@
 
 import dataclasses
 import math
-import shutil
 import time
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,12 +10,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from hyperjax import hyperrep, losses
+from hyperjax import distributed, hyperrep, losses
 from hyperjax import lab as lab_lib
 from hyperjax.config import AutoencoderConfig, Config
 from hyperjax.errors import HyperJaxError
 from hyperjax.hyperrep import HyperRep, Statistics, Trainer, TrainState
-from hyperjax.io import checkpoint, hyperrep_file, progress, workdir
+from hyperjax.io import checkpoint, files, hyperrep_file, progress, workdir
 from hyperjax.lab import Lab
 from hyperjax.tasks.streams import Stream, root_key
 from hyperjax.types import Params
@@ -55,7 +54,7 @@ def make_hyperrep(
     path = workdir.hyperrep_path(folder, name)
     variant, spec = variants(config)[name], lab.engine.spec
     if path.exists():
-        shutil.rmtree(_checkpoints(folder, name), ignore_errors=True)
+        files.remove(_checkpoints(folder, name))
         return read_checked(path, variant, spec)
     trainer = hyperrep.make_trainer(variant, spec)
     stats = hyperrep.statistics(variant, spec, data.train_vectors)
@@ -70,7 +69,8 @@ def make_hyperrep(
         **validate(trained, data, lab),
     }
     hyperrep_file.write(path, trained, info)
-    shutil.rmtree(_checkpoints(folder, name), ignore_errors=True)
+    files.remove(_checkpoints(folder, name))
+    distributed.barrier(f"{path} is written")
     return trained
 
 
@@ -152,7 +152,8 @@ def _train(
                 )
             done = until
             current, note = validated(state, means)
-            if time.monotonic() - saved >= config.checkpoint_seconds and done < c.steps:
+            late = distributed.agree(time.monotonic() - saved >= config.checkpoint_seconds)
+            if late and done < c.steps:
                 checkpoint.save(checkpoints, done, current)
                 saved = time.monotonic()
         advance(0, note)

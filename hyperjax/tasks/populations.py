@@ -1,26 +1,33 @@
 """Train a population into a zoo file: chunk by chunk, resumable. Used for zoos and fine-tuning."""
 
 import json
-import shutil
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
-from hyperjax import population, zoo
+from hyperjax import distributed, population, zoo
 from hyperjax.config import Config
 from hyperjax.errors import HyperJaxError
-from hyperjax.io import checkpoint, progress, zoo_file
+from hyperjax.io import checkpoint, files, progress, zoo_file
 from hyperjax.io.images import ImageData
 from hyperjax.lab import Lab, members_per_call
-from hyperjax.population import Members
+from hyperjax.population import Engine, Members
 from hyperjax.types import Array, Key
 from hyperjax.weights import WeightSpec
 from hyperjax.zoo import Zoo
+
+
+class Snapshot(NamedTuple):
+    """A population after an epoch, still on the devices."""
+
+    epoch: int
+    step: int  # epochs done; 1 if nothing but the initial weights is wanted
+    vectors: Array | None  # float32[M, D]; None: an epoch that the zoo does not keep
+    metrics: Mapping[str, Array]  # float32[M] each
 
 
 class Recipe(NamedTuple):
@@ -33,14 +40,17 @@ class Recipe(NamedTuple):
     info: dict[str, Any]
 
 
-def make_lab(config: Config, spec: WeightSpec, data: ImageData) -> Lab:
-    engine = population.make_engine(
+def make_engine(config: Config, spec: WeightSpec) -> Engine:
+    return population.make_engine(
         spec,
         config.zoo.training,
         init=config.zoo.init,
         conv=config.zoo.conv,
         members=config.zoo.members,
     )
+
+
+def make_lab(engine: Engine, data: ImageData) -> Lab:
     splits = (
         population.place_images(engine, split.images, split.labels, data.mean, data.std)
         for split in (data.train, data.val, data.test)
@@ -54,14 +64,23 @@ def make_population(path: Path, recipe: Recipe, config: Config, lab: Lab, title:
     A killed call goes on from its last checkpoint and gives the same result.
     """
     recipe = recipe._replace(info=json.loads(json.dumps(recipe.info)))  # as a file returns it
-    all_checkpoints = path.with_suffix(".checkpoints")
+    checkpoints = path.with_suffix(".checkpoints")
     if path.exists():
         made = zoo_file.read(path)
         if not _is_of(made, recipe, lab.engine.spec):
             raise HyperJaxError(f"{path} was made with other settings; delete it to make it anew")
-        shutil.rmtree(all_checkpoints, ignore_errors=True)  # left by a kill at the last moment
-        return made
-    size = config.zoo.chunk_size or members_per_call(lab)
+    else:
+        _train(path, checkpoints, recipe, config, lab, title)
+        distributed.barrier(f"{path} is written")
+        made = zoo_file.read(path)
+    files.remove(checkpoints)  # also one left by a kill at the last moment
+    return made
+
+
+def _train(
+    path: Path, all_checkpoints: Path, recipe: Recipe, config: Config, lab: Lab, title: str
+) -> None:
+    size = config.zoo.chunk_size or members_per_call(lab.engine, len(lab.train.labels))
     size = population.padded(lab.engine, min(size, len(recipe.members)))
     # A checkpoint belongs to one way of cutting the population into chunks.
     partial, checkpoints = path.with_suffix(".partial"), all_checkpoints / str(size)
@@ -75,19 +94,25 @@ def make_population(path: Path, recipe: Recipe, config: Config, lab: Lab, title:
             if done >= first + steps:
                 continue
             resume_from = (checkpoints, done) if done > first else None
-            for epoch, state, note in train_chunk(
-                target, rows, size, recipe, config, lab, resume_from, done - first
-            ):
-                advance(1, note)
-                late = time.monotonic() - saved >= config.checkpoint_seconds
-                if late or (epoch == recipe.epochs[-1] and number + 1 < len(chunks)):
-                    zoo_file.flush(target)
-                    checkpoint.save(checkpoints, first + max(epoch, 1), state)
+            waiting: list[Snapshot] = []  # at most one, of which the devices may not be done
+            for state, snapshot in train_chunk(rows, size, recipe, config, lab, resume_from, first):
+                # Writing lags an epoch behind: the devices work while it waits for them.
+                _write(target, rows, waiting, advance)
+                waiting = [snapshot]
+                late = distributed.agree(time.monotonic() - saved >= config.checkpoint_seconds)
+                if (late and snapshot.step) or (
+                    snapshot.step == steps and number + 1 < len(chunks)
+                ):
+                    _write(target, rows, waiting, advance)
+                    waiting = []
+                    if target is not None:
+                        zoo_file.flush(target)
+                    checkpoint.save(checkpoints, first + snapshot.step, state)
                     saved = time.monotonic()
-    zoo_file.flush(target)
-    zoo_file.publish(partial, path)
-    shutil.rmtree(all_checkpoints, ignore_errors=True)
-    return zoo_file.read(path)
+            _write(target, rows, waiting, advance)
+    if target is not None:
+        zoo_file.flush(target)
+        zoo_file.publish(partial, path)
 
 
 def _is_of(models: Zoo, recipe: Recipe, spec: WeightSpec) -> bool:
@@ -99,28 +124,39 @@ def _is_of(models: Zoo, recipe: Recipe, spec: WeightSpec) -> bool:
     )
 
 
-def _resume(partial: Path, checkpoints: Path, recipe: Recipe, spec: WeightSpec) -> tuple[Zoo, int]:
-    """The file to fill, and how many epochs (over all chunks) it already holds."""
-    done = checkpoint.latest_step(checkpoints)
-    if done is not None and partial.exists():
-        target = zoo_file.read(partial, writable=True)
-        if _is_of(target, recipe, spec):
-            return target, done
-    shutil.rmtree(checkpoints.parent, ignore_errors=True)
-    return zoo_file.allocate(partial, spec, recipe.members, recipe.epochs, recipe.info), 0
+def _resume(
+    partial: Path, checkpoints: Path, recipe: Recipe, spec: WeightSpec
+) -> tuple[Zoo | None, int]:
+    """The file to fill, and how many epochs (over all chunks) it already holds.
+
+    Process 0 decides, and it alone has the file.
+    """
+    target, done = None, None
+    if distributed.is_writer():
+        done = checkpoint.latest_step(checkpoints)
+        if done is not None and partial.exists():
+            target = zoo_file.read(partial, writable=True)
+        if target is None or not _is_of(target, recipe, spec):
+            files.remove(checkpoints.parent)
+            target = zoo_file.allocate(partial, spec, recipe.members, recipe.epochs, recipe.info)
+            done = 0
+    return target, distributed.agree(done or 0)
 
 
 def train_chunk(
-    target: Zoo,
     rows: np.ndarray,
     size: int,
     recipe: Recipe,
     config: Config,
     lab: Lab,
     resume_from: tuple[Path, int] | None,
-    done: int,
-) -> Iterator[tuple[int, Members, str]]:
-    """Train `rows` of `target`, yielding (epoch, state, note) after every epoch."""
+    first: int,
+) -> Iterator[tuple[Members, Snapshot]]:
+    """Train `rows` of the population, padded to `size`, yielding after every epoch.
+
+    The state of an epoch is gone once the next one is asked for; snapshots stay. `first` is
+    the step at which this chunk begins.
+    """
     engine, last = lab.engine, int(recipe.epochs[-1])
     hyper = population.hyper(recipe.members[rows], config.zoo.training)
     hyper = population.place_members(engine, hyper, size)
@@ -129,42 +165,50 @@ def train_chunk(
     else:
         vectors = population.place_members(engine, recipe.start[rows], size)
         state = population.start(engine, vectors, hyper)
+    done = 0
     if resume_from is not None:
-        state = checkpoint.restore(*resume_from, state)
-    else:
-        done = 0
-        if 0 in recipe.epochs:
-            train = population.evaluate(engine, state.vectors, lab.train)
-            record(target, rows, 0, lab, state, train._asdict())
-        if last == 0:
-            yield 0, state, ""
+        state, done = checkpoint.restore(*resume_from, state), resume_from[1] - first
+    elif 0 in recipe.epochs:
+        train = population.evaluate(engine, state.vectors, lab.train)
+        yield state, measure(lab, state, 0, int(last == 0), train._asdict())
     for epoch in range(done + 1, last + 1):
         state, running = population.train_epoch(
             engine, state, hyper, lab.train, recipe.key, jnp.int32(epoch)
         )
-        jax.block_until_ready(running)  # the bar shows what is done, not what is queued
-        note = ""
         if epoch in recipe.epochs:
-            record(target, rows, epoch, lab, state, running)
-            accuracy = target.metrics["val_accuracy"][rows, np.searchsorted(target.epochs, epoch)]
-            note = f"epoch {epoch}, validation accuracy {100 * np.nanmean(accuracy):.1f} %"
-        yield epoch, state, note
+            yield state, measure(lab, state, epoch, epoch, running)
+        else:
+            yield state, Snapshot(epoch, epoch, None, running)
 
 
-def record(
-    target: Zoo,
+def measure(
+    lab: Lab, state: Members, epoch: int, step: int, train: Mapping[str, Array]
+) -> Snapshot:
+    """Start measuring the population after an epoch; nothing waits for the result."""
+    metrics = {f"train_{name}": train[name] for name in ("loss", "accuracy")}
+    for part in ("val", "test"):
+        result = population.evaluate(lab.engine, state.vectors, getattr(lab, part))
+        metrics |= {f"{part}_loss": result.loss, f"{part}_accuracy": result.accuracy}
+    return Snapshot(epoch, step, jnp.copy(state.vectors), metrics)
+
+
+def _write(
+    target: Zoo | None,
     rows: np.ndarray,
-    epoch: int,
-    lab: Lab,
-    state: Members,
-    train: Mapping[str, Array],
+    snapshots: list[Snapshot],
+    advance: Callable[[int, str], None],
 ) -> None:
-    """Write a snapshot and its metrics into the zoo file."""
-    column, count = int(np.searchsorted(target.epochs, epoch)), len(rows)
-    val = population.evaluate(lab.engine, state.vectors, lab.val)
-    test = population.evaluate(lab.engine, state.vectors, lab.test)
-    named = {"train": train, "val": val._asdict(), "test": test._asdict()}
-    target.weights[rows, column] = np.asarray(state.vectors)[:count]
-    for name in zoo.METRICS:
-        split, metric = name.split("_")
-        target.metrics[name][rows, column] = np.asarray(named[split][metric])[:count]
+    """Wait for snapshots, write them into the zoo file, and tell the progress bar."""
+    for epoch, step, vectors, metrics in snapshots:
+        note = ""
+        values = {name: value[: len(rows)] for name, value in distributed.fetch(metrics).items()}
+        if vectors is not None:
+            vectors = distributed.fetch(vectors)[: len(rows)]
+            accuracy = values["val_accuracy"]
+            note = f"epoch {epoch}, validation accuracy {100 * np.nanmean(accuracy):.1f} %"
+            if target is not None:
+                column = int(np.searchsorted(target.epochs, epoch))
+                target.weights[rows, column] = vectors
+                for name in zoo.METRICS:
+                    target.metrics[name][rows, column] = values[name]
+        advance(min(step, 1), note)

@@ -15,8 +15,9 @@ from hyperjax.io.images import ImageData
 from hyperjax.io.progress import console
 from hyperjax.lab import Lab
 from hyperjax.models.cnn import zoo_cnn_spec
-from hyperjax.tasks import hyperreps
-from hyperjax.tasks.populations import Recipe, make_lab, make_population
+from hyperjax.population import Engine
+from hyperjax.tasks import hyperreps, plan
+from hyperjax.tasks.populations import Recipe, make_engine, make_lab, make_population
 from hyperjax.tasks.streams import Stream, root_key
 from hyperjax.weights_data import WeightData
 from hyperjax.zoo import Split, Zoo
@@ -88,8 +89,9 @@ def _load_images(config: Config) -> ImageData:
 
 
 def _build(config: Config, folder: Path, data: ImageData) -> Trained:
-    spec = zoo_cnn_spec(data.train.images.shape[-1], config.zoo.activation)
-    lab = make_lab(config, spec, data)
+    engine = make_engine(config, zoo_cnn_spec(data.train.images.shape[-1], config.zoo.activation))
+    _announce(config, folder, engine, data)
+    lab = make_lab(engine, data)
     models = make_population(
         workdir.zoo_path(folder), zoo_recipe(config, data), config, lab, f"zoo {config.dataset}"
     )
@@ -104,6 +106,21 @@ def _build(config: Config, folder: Path, data: ImageData) -> Trained:
         for name in hyperreps.variants(config)
     }
     return Trained(config, data, lab, models, parts, weights, trained)
+
+
+def _announce(config: Config, folder: Path, engine: Engine, data: ImageData) -> None:
+    """Say what is going to be made and what it takes, or refuse it."""
+    stages = []
+    if not workdir.zoo_path(folder).exists():
+        images = {part: len(getattr(data, part).labels) for part in ("train", "val", "test")}
+        members, epochs = config.zoo.num_members, config.zoo.epochs
+        stages += [plan.population_stage("zoo", engine, config, images, members, epochs)]
+    for name in hyperreps.variants(config):
+        if not workdir.hyperrep_path(folder, name).exists():
+            title, devices = f"hyper-representation {name}", engine.mesh.size
+            stages += [plan.autoencoder_stage(title, config, engine.spec, devices)]
+    if stages:
+        plan.announce(stages, folder, list(engine.mesh.devices.flat))
 
 
 def zoo_recipe(config: Config, data: ImageData) -> Recipe:

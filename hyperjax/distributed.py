@@ -1,0 +1,77 @@
+"""Several processes, one per host, that run the same program over all their devices.
+
+Every process computes the same decisions from the same inputs; where a clock or a file could
+make them differ, process 0 decides (`agree`). Process 0 alone writes files, into a folder that
+all of them can read. With one process every function here is free.
+"""
+
+from typing import Any
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+from jax.sharding import Sharding
+
+from hyperjax.errors import HyperJaxError
+
+
+def is_writer() -> bool:
+    return jax.process_index() == 0
+
+
+def agree(value: int) -> int:
+    """Process 0's value (of 32 bits), in every process. All of them must come here."""
+    if jax.process_count() == 1:
+        return value
+    return int(multihost_utils.broadcast_one_to_all(np.int32(value)))
+
+
+def barrier(name: str) -> None:
+    """Wait until all processes are here, so that what process 0 wrote can be read."""
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices(name)
+
+
+def put(tree: Any, sharding: Sharding) -> Any:
+    """Place host arrays, the same in every process, on the devices of all processes."""
+
+    def one(leaf):
+        leaf = np.asarray(leaf)
+        return jax.make_array_from_callback(leaf.shape, sharding, lambda index: leaf[index])
+
+    return jax.device_put(tree, sharding) if jax.process_count() == 1 else jax.tree.map(one, tree)
+
+
+def fetch(tree: Any) -> Any:
+    """Arrays that are spread over all processes, as NumPy arrays in each of them."""
+
+    def one(leaf):
+        if not isinstance(leaf, jax.Array) or leaf.is_fully_addressable or leaf.is_fully_replicated:
+            return np.asarray(leaf)
+        return multihost_utils.process_allgather(leaf, tiled=True)
+
+    return jax.tree.map(one, tree)
+
+
+def same_number_of_each(devices: list[Any], batch: int, least: int) -> list[Any]:
+    """As many devices as divide the batch, the same number of every process.
+
+    A device is used if at least `least` examples come to it, except for each process's first.
+    Raises HyperJaxError if the processes do not divide the batch.
+    """
+    groups = [
+        [device for device in devices if device.process_index == process]
+        for process in sorted({device.process_index for device in devices})
+    ]
+    counts = [
+        each
+        for each in range(1, min(map(len, groups)) + 1)
+        if batch % (each * len(groups)) == 0
+        and (each == 1 or batch // (each * len(groups)) >= least)
+    ]
+    if not counts:
+        raise HyperJaxError(
+            f"config field autoencoder.batch_size = {batch} cannot be divided among "
+            f"{len(groups)} processes; expected a multiple of it"
+        )
+    return [device for group in groups for device in group[: max(counts)]]
