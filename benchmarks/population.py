@@ -1,28 +1,35 @@
-"""Speed of population training and evaluation: forms of the convolution, ways to map members.
+"""Population training and evaluation against PyTorch, and the forms of the convolution.
 
-    python benchmarks/population.py [--members=16,64] [--batches=10,32,128]
+    python benchmarks/population.py [--members=1,16,128,1000] [--batches=10,32,128]
+    python benchmarks/population.py --forms            # HyperJAX's own forms instead of PyTorch
 
-Prints models x images per second and appends a JSON line to benchmarks/population.jsonl. Forms
-alternate within one run, so that a busy machine slows all of them.
+Prints models x images per second: best of the rounds, and the worst in brackets. All contenders
+run in one call on the same cores, in turn. PyTorch runs in each of its forms: one model per
+single-threaded process on every core (eager, channels-last, compiled), and the whole population
+through torch.func in one process with all cores. Appends a line to benchmarks/population.jsonl.
 """
 
 import argparse
-import json
-import time
-from pathlib import Path
+import dataclasses
+from collections.abc import Callable
+from typing import Any
 
+import common
 import numpy as np
 from rich.console import Console
 from rich.table import Table
 
 from hyperjax.tasks import cli
 
-FORMS = (("patches", "map"), ("patches", "vmap"), ("xla", "map"), ("xla", "vmap"))
-IMAGES = 1024
+ALONE = ("eager", "channels_last", "compile")
+TOGETHER = ("vmap", "vmap_compile")
+MOST_TOGETHER = 128  # members; more only fall out of PyTorch's cache
+OURS = (("tiles", "map"), ("patches", "map"), ("patches", "vmap"), ("xla", "map"), ("xla", "vmap"))
+EVALUATION_BATCHES = (32, 128, 500)
 
 
-def measure(members: int, batch: int, repeats: int) -> dict[str, dict[str, float]]:
-    """Best of `repeats` alternating rounds, after one that compiles."""
+def ours(work: str, count: int, batch: int, images: int, **how: Any) -> Callable[[], float]:
+    """HyperJAX: one epoch, or one evaluation, of a population."""
     import jax
     import jax.numpy as jnp
 
@@ -31,61 +38,122 @@ def measure(members: int, batch: int, repeats: int) -> dict[str, dict[str, float
     from hyperjax.models.cnn import zoo_cnn_spec
 
     rng, root = np.random.default_rng(0), jax.random.key(0)
-    pixels = rng.integers(0, 256, (IMAGES, 28, 28, 1), np.uint8)
     training = TrainingConfig(batch_size=batch)
-    runs = {}
-    for conv, mapping in FORMS:
-        spec = zoo_cnn_spec(1, "tanh")
-        engine = population.make_engine(spec, training, conv=conv, members=mapping)
-        labels = rng.integers(0, 10, IMAGES)
-        images = population.place_images(engine, pixels, labels, [0.13], [0.31])
-        hyper = population.place_members(engine, population.hyper(np.arange(members), training))
-        state = population.init(engine, root, hyper)
-        runs[f"{conv}/{mapping}"] = [engine, images, hyper, state]
-    best = {name: {"train": np.inf, "evaluate": np.inf} for name in runs}
-    for repeat in range(repeats + 1):
-        for name, run in runs.items():
-            engine, images, hyper, state = run
-            start = time.perf_counter()
-            run[3], out = population.train_epoch(
-                engine, state, hyper, images, root, jnp.int32(repeat)
-            )
-            jax.block_until_ready(out)
-            middle = time.perf_counter()
-            jax.block_until_ready(population.evaluate(engine, run[3].vectors, images))
-            if repeat:
-                best[name]["train"] = min(best[name]["train"], middle - start)
-                end = time.perf_counter()
-                best[name]["evaluate"] = min(best[name]["evaluate"], end - middle)
-    work = members * IMAGES
-    return {n: {k: work / seconds for k, seconds in t.items()} for n, t in best.items()}
+    engine = population.make_engine(zoo_cnn_spec(1, "tanh"), training, **how)
+    pixels = rng.integers(0, 256, (images, 28, 28, 1), np.uint8)
+    split = population.place_images(engine, pixels, rng.integers(0, 10, images), [0.13], [0.31])
+    hyper = population.place_members(engine, population.hyper(np.arange(count), training))
+    state = population.init(engine, root, hyper)
+
+    def train():
+        nonlocal state
+        state, out = population.train_epoch(engine, state, hyper, split, root, jnp.int32(1))
+        jax.block_until_ready(out)
+
+    def evaluate():
+        jax.block_until_ready(population.evaluate(engine, state.vectors, split))
+
+    return lambda: common.timed(train if work == "train" else evaluate)
+
+
+@dataclasses.dataclass
+class Contender:
+    run: Callable[[], float]  # returns seconds
+    work: float  # models x images
+
+
+def contenders(
+    work: str, members: int, batch: int, images: int, alone: Any, together: Any, forms: bool
+) -> dict[str, Contender]:
+    few = min(images, max(256, 640_000 // members))  # images: a round should take seconds
+    out = {}
+    variants = OURS if forms else (("auto", "auto"),)
+    for conv, mapping in variants:
+        name = f"{conv}/{mapping}" if forms else "HyperJAX"
+        run = ours(work, members, batch, few, conv=conv, members=mapping)
+        out[name] = Contender(run, members * few)
+    if alone is None:
+        return out
+    request = {"work": work, "members": 1, "images": images}
+    workers = len(common.cores())
+    for form in ALONE:
+        for size in (batch,) if work == "train" else EVALUATION_BATCHES:
+            name = f"torch {form}" + (f" {size}" if work != "train" else "")
+            ask = request | {"form": form, "batch": size}
+            out[name] = Contender(lambda ask=ask: alone(ask), workers * images)
+    if members > 1:
+        stacked, fewer = min(members, MOST_TOGETHER), 1280
+        for form in TOGETHER:
+            ask = request | {"form": form, "members": stacked, "images": fewer, "batch": batch}
+            name = f"torch {form}"
+            out[name] = Contender(lambda ask=ask: together(ask), stacked * fewer)
+    return out
+
+
+def measure(work: str, members: int, batch: int, rounds: int, **kwargs: Any) -> dict[str, Any]:
+    entries = contenders(work, members, batch, 2560, **kwargs)
+    seconds = common.alternate({name: entry.run for name, entry in entries.items()}, rounds)
+    rates = {name: common.spread(entries[name].work, seconds[name]) for name in entries}
+    return {"work": work, "members": members, "batch": batch, "rates": rates}
+
+
+def show(results: list[dict[str, Any]], ceiling: float) -> Table:
+    """One row per setting. Ratios are of best to best; shares are of the measured product rate."""
+    from hyperjax import cost
+    from hyperjax.models.cnn import zoo_cnn_spec
+
+    spec = zoo_cnn_spec(1, "tanh")
+    per_image = {"train": cost.training_flops(spec), "evaluate": cost.evaluation_flops(spec)}
+    table = Table(title="models x images per second")
+    for column in ("", "members", "batch", "HyperJAX", "of GEMM", "best peer", "", "ratio"):
+        table.add_column(column, justify="right")
+    for result in results:
+        rates = dict(result["rates"])
+        first = next(iter(rates))
+        mine = rates.pop(first)
+        share = mine["best"] * per_image[result["work"]] / ceiling / 1e9
+        cells = [result["work"], str(result["members"]), str(result["batch"])]
+        cells += [f"{mine['best']:,.0f} ({mine['worst']:,.0f})", f"{share:.0%}"]
+        if rates:
+            name = max(rates, key=lambda name: rates[name]["best"])
+            peer = rates[name]
+            cells += [f"{peer['best']:,.0f} ({peer['worst']:,.0f})", name]
+            cells += [f"{mine['best'] / peer['best']:.1f}"]
+        table.add_row(*cells)
+    return table
 
 
 def main() -> None:
-    def sizes(text):
-        return [int(x) for x in text.split(",")]
-
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--members", type=sizes, default=[16, 64])
-    parser.add_argument("--batches", type=sizes, default=[10, 32, 128])
-    parser.add_argument("--repeats", type=int, default=2)
+    parser.add_argument("--members", type=common.sizes, default=[1, 16, 128, 1000])
+    parser.add_argument("--batches", type=common.sizes, default=[10, 32, 128])
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--work", choices=("train", "evaluate", "both"), default="both")
+    parser.add_argument("--forms", action="store_true", help="compare HyperJAX's own forms")
     args = parser.parse_args()
-    from hyperjax.io import workdir
-
-    table = Table(title="models x images per second (train / evaluate)")
-    for title in ("members", "batch", *("/".join(form) for form in FORMS)):
-        table.add_column(title, justify="right")
-    results = []
-    for members in args.members:
-        for batch in args.batches:
-            rates = measure(members, batch, args.repeats)
-            results.append({"members": members, "batch": batch, "rates": rates})
-            cells = (f"{r['train']:,.0f} / {r['evaluate']:,.0f}" for r in rates.values())
-            table.add_row(str(members), str(batch), *cells)
-    with open(Path(__file__).with_suffix(".jsonl"), "a") as file:
-        record = workdir.describe_run(workdir.command_line(), results=results)
-        file.write(json.dumps(record) + "\n")
-    Console(width=130).print(table)
+    ceilings, results = common.ceilings(), []
+    settings = [
+        (work, members, batch)
+        for work in ("train", "evaluate")
+        if args.work in (work, "both")
+        for members in args.members
+        for batch in (args.batches if work == "train" else [32])
+    ]
+    torch = not args.forms and common.has_torch()
+    console, cores = Console(width=130), common.cores()
+    with (
+        common.peers([[core] for core in cores] if torch else []) as alone,
+        common.peers([cores] if torch else []) as together,
+    ):
+        both = {"alone": alone if torch else None, "together": together, "forms": args.forms}
+        for setting in settings:
+            results.append(measure(*setting, args.rounds, **both))
+            rates = results[-1]["rates"]
+            line = ", ".join(f"{name} {rate['best']:,.0f}" for name, rate in rates.items())
+            console.print(f"{' '.join(map(str, setting))}: {line}")
+    common.record(__file__, ceilings=ceilings, results=results)
+    console.print(show(results, ceilings["matmul_gflops"]))
+    console.print({name: round(value, 1) for name, value in ceilings.items()})
 
 
 if __name__ == "__main__":

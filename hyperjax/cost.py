@@ -62,7 +62,12 @@ def autoencoder_flops(c: AutoencoderConfig, spec: WeightSpec) -> int:
     tokens = spec.num_tokens
     embedding = sum(layer.num_neurons * layer.token_size for layer in spec.layers) * c.dim
     pooled = tokens * c.dim if c.compression == "linear" else c.dim
-    trained = embedding + c.blocks * _block_macs(c, tokens + (c.compression == "token"))
+    if c.compression == "token" and c.blocks:  # the last block computes one token of T
+        t = tokens + 1
+        trained = embedding + (c.blocks - 1) * _block_macs(c, t)
+        trained += 2 * t * c.dim**2 + 2 * c.dim**2 + 2 * c.dim * c.mlp_dim + 2 * t * c.dim
+    else:
+        trained = embedding + c.blocks * _block_macs(c, tokens)
     trained += pooled * c.latent  # the encoder; now the decoder
     trained += c.latent * tokens * c.dim + c.blocks * _block_macs(c, tokens) + embedding
     widths = [c.latent, *[c.projection_hidden] * c.projection_layers]

@@ -7,7 +7,7 @@ import pytest
 
 from hyperjax import weights
 from hyperjax.config import AutoencoderConfig
-from hyperjax.models.autoencoder import Block, make_autoencoder
+from hyperjax.models.autoencoder import Block, Dropout, make_autoencoder
 from hyperjax.models.cnn import zoo_cnn_spec
 from hyperjax.weights import LayerSpec, WeightSpec
 
@@ -58,13 +58,15 @@ def layer_norm(x, p):
 
 
 def attention(x, p):
-    q, k, v = (
-        np.einsum("btd,dhk->bhtk", x, p[name]["kernel"]) + p[name]["bias"][:, None]
-        for name in ("query", "key", "value")
-    )
-    scores = q @ k.swapaxes(-1, -2) / np.sqrt(q.shape[-1])
+    """Two heads of 8; the kernel of `kv` holds the keys of both, then the values."""
+
+    def heads(x):
+        return x.reshape(*x.shape[:2], 2, 8).swapaxes(1, 2)
+
+    q, k, v = map(heads, (dense(x, p["q"]), *np.split(dense(x, p["kv"]), 2, axis=-1)))
+    scores = q @ k.swapaxes(-1, -2) / np.sqrt(8)
     shares = np.exp(scores) / np.exp(scores).sum(-1, keepdims=True)
-    return np.einsum("bhtk,hkd->btd", shares @ v, p["out"]["kernel"]) + p["out"]["bias"]
+    return dense((shares @ v).swapaxes(1, 2).reshape(x.shape), p["out"])
 
 
 def block(x, p):
@@ -218,6 +220,21 @@ def test_dropout_acts_on_attention_and_on_residuals():
     dropped = np.abs(values) < 1e-6
     assert 8 < dropped.sum() < 32
     assert len(np.unique(values[~dropped].round(4))) > 4
+
+
+@pytest.mark.parametrize(("rate", "width"), [(0.1, 64), (0.5, 7), (0.9, 1)])
+def test_dropout_keeps_the_mean(rate, width):
+    """The share of zeros is the rate to the nearest 1/256; draws do not repeat."""
+    x = np.ones((2_000, width), np.float32)
+    out = np.asarray(Dropout(rate).apply({}, x, train=True, rngs={"dropout": jax.random.key(0)}))
+    share, deviation = round(256 * rate) / 256, np.sqrt(0.25 / x.size)
+    assert (out == 0).mean() == pytest.approx(share, abs=5 * deviation)
+    np.testing.assert_allclose(np.unique(out), [0, 1 / (1 - share)], rtol=1e-6)
+    if width > 1:
+        for column in (1, min(4, width - 1)):  # of the same word, and of the next
+            assert abs(np.corrcoef(out[:, 0], out[:, column])[0, 1]) < 0.1
+    np.testing.assert_array_equal(Dropout(rate).apply({}, x, train=False), x)
+    np.testing.assert_array_equal(Dropout(0.001).apply({}, x, train=True), x)
 
 
 def test_without_projection_layers_the_contrast_is_on_the_latents(vectors):

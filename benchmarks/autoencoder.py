@@ -1,0 +1,117 @@
+"""The autoencoder's training step against PyTorch, at two sizes, and what augmentation costs.
+
+    python benchmarks/autoencoder.py [--sizes=small,published] [--rounds=3] [--dtype=float32]
+
+"small" is configs/digits.py:small, "published" the paper's (d 800, latent 700, batch 64); both
+without HyperJAX's linear path, which the peer does not have. Everything of a step is included:
+choice of the batch, augmentation of two views, forward, backward, clipping, AdamW. All
+contenders run in one call with all cores, in turn. Appends a line to benchmarks/autoencoder.jsonl.
+"""
+
+import argparse
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import common
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from hyperjax.tasks import cli
+
+STEPS = {"small": 10, "published": 2}  # in one call
+PEER_FIELDS = (
+    "dim", "heads", "mlp_dim", "dropout", "compression", "blocks", "latent", "beta", "batch_size",
+    "projection_layers", "projection_hidden", "projection_dim",
+)  # fmt: skip
+
+
+def configuration(size: str, dtype: str) -> Any:
+    from hyperjax.config import AutoencoderConfig, Config
+    from hyperjax.tasks import presets
+
+    base = presets.small(Config(dataset="digits")).autoencoder if size == "small" else None
+    return dataclasses.replace(base or AutoencoderConfig(), linear_path=False, dtype=dtype)
+
+
+def step(config: Any, steps: int) -> Callable[[], float]:
+    """HyperJAX: `steps` steps on random weights."""
+    import jax
+    import jax.numpy as jnp
+
+    from hyperjax import hyperrep
+    from hyperjax.models.cnn import zoo_cnn_spec
+
+    spec = zoo_cnn_spec(1, "tanh")
+    vectors = np.random.default_rng(0).normal(size=(700, spec.num_params)).astype(np.float32)
+    trainer = hyperrep.make_trainer(config, spec)
+    stats = jax.tree.map(jnp.asarray, hyperrep.statistics(config, spec, vectors))
+    state, data = hyperrep.init(trainer, jax.random.key(0)), jnp.asarray(vectors)
+
+    def run():
+        nonlocal state
+        state, metrics = hyperrep.train_steps(trainer, state, data, stats, jnp.int32(steps))
+        jax.block_until_ready(metrics)
+
+    return lambda: common.timed(run)
+
+
+def measure(size: str, dtype: str, rounds: int, request: Callable | None) -> dict[str, Any]:
+    from hyperjax.config import AugmentConfig
+    from hyperjax.models.cnn import zoo_cnn_spec
+
+    config, steps, spec = configuration(size, dtype), STEPS[size], zoo_cnn_spec(1, "tanh")
+    plain = dataclasses.replace(config, augment=AugmentConfig(erase=0.0, noise=0.0))
+    runs = {"HyperJAX": step(config, steps), "HyperJAX, no augmentation": step(plain, steps)}
+    if request is not None:
+        sizes = {name: getattr(config, name) for name in PEER_FIELDS}
+        sizes |= {"noise": config.augment.noise, "erase": config.augment.erase}
+        layers = [[layer.num_neurons, layer.token_size] for layer in spec.layers]
+        work = {"work": "autoencoder", "config": sizes, "layers": layers, "steps": steps}
+        for form in ("eager", "compile"):
+            runs[f"torch {form}"] = lambda form=form: request(work | {"form": form})
+    seconds = common.alternate(runs, rounds)
+    return {
+        "size": size,
+        "dtype": dtype,
+        "step_seconds": {name: (np.asarray(s) / steps).tolist() for name, s in seconds.items()},
+    }
+
+
+def show(results: list[dict[str, Any]], ceiling: float, dtype: str) -> Table:
+    from hyperjax import cost
+    from hyperjax.models.cnn import zoo_cnn_spec
+
+    table = Table(title="autoencoder: milliseconds a step, best (worst)")
+    for column in ("size", "contender", "ms a step", "of GEMM", "against HyperJAX"):
+        table.add_column(column, justify="right")
+    for result in results:
+        work = cost.autoencoder_flops(configuration(result["size"], dtype), zoo_cnn_spec(1, "tanh"))
+        first = min(result["step_seconds"]["HyperJAX"])
+        for name, seconds in result["step_seconds"].items():
+            best, worst = min(seconds), max(seconds)
+            share = f"{work / best / ceiling / 1e9:.0%}" if name.startswith("Hyper") else ""
+            text = f"{1e3 * best:.0f} ({1e3 * worst:.0f})"
+            table.add_row(result["size"], name, text, share, f"{best / first:.2f} x")
+    return table
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--sizes", type=lambda text: text.split(","), default=list(STEPS))
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
+    args = parser.parse_args()
+    ceilings, torch = common.ceilings(), common.has_torch()
+    with common.peers([common.cores()] if torch else []) as request:
+        results = [
+            measure(size, args.dtype, args.rounds, request if torch else None)
+            for size in args.sizes
+        ]
+    common.record(__file__, ceilings=ceilings, results=results)
+    Console(width=110).print(show(results, ceilings["matmul_gflops"], args.dtype))
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,138 @@
+"""What the benchmarks share: ceilings of the machine, alternating rounds, peers, records."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+FOLDER = Path(__file__).parent
+TORCH_PYTHON = "HYPERJAX_TORCH_PYTHON"  # a Python that has torch, if this one has not
+
+
+def cores() -> list[int]:
+    """Cores that this process may use."""
+    affinity = getattr(os, "sched_getaffinity", None)
+    return sorted(affinity(0)) if affinity else list(range(os.cpu_count() or 1))
+
+
+def ceilings() -> dict[str, float]:
+    """Measured here and now: float32 products on all devices at once, and copies on one."""
+    import jax
+    import jax.numpy as jnp
+
+    from hyperjax.io import machine
+
+    devices = jax.devices()
+    mesh = jax.sharding.Mesh(np.asarray(devices), ("x",))
+    sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("x"))
+    x = jax.device_put(jnp.full((len(devices), 1024, 1024), 1e-3), sharding)
+    multiply = jax.jit(lambda x: x @ x)
+    seconds = best_of(lambda: jax.block_until_ready(multiply(x)), 5)
+    buffer = np.ones(2**26, np.float32)  # 256 MB
+    copied = best_of(lambda: np.copyto(np.empty_like(buffer), buffer), 3)
+    return {
+        "matmul_gflops": len(devices) * 2 * 1024**3 / seconds / 1e9,
+        "matmul_gflops_one_device": machine.matmul_rate(devices[0]) / 1e9,
+        "copy_gb_per_s": 2 * buffer.nbytes / copied / 1e9,
+    }
+
+
+def best_of(run: Callable[[], Any], rounds: int) -> float:
+    """Seconds of the fastest of `rounds` runs, after one that is not counted."""
+    run()
+    return min(timed(run) for _ in range(rounds))
+
+
+def timed(run: Callable[[], Any]) -> float:
+    start = time.perf_counter()
+    run()
+    return time.perf_counter() - start
+
+
+def alternate(runs: dict[str, Callable[[], float]], rounds: int) -> dict[str, list[float]]:
+    """Seconds of every contender, `rounds` times in turn, so that a busy moment hits all.
+
+    Each entry runs once and returns the seconds that it took; the first time is not counted.
+    """
+    seconds: dict[str, list[float]] = {name: [] for name in runs}
+    for number in range(rounds + 1):
+        for name, run in runs.items():
+            took = run()
+            if number:
+                seconds[name].append(took)
+    return seconds
+
+
+def spread(work: float, seconds: list[float]) -> dict[str, float]:
+    """Rates of the rounds: best, median, worst."""
+    rates = work / np.asarray(seconds)
+    return {"best": rates.max(), "median": float(np.median(rates)), "worst": rates.min()}
+
+
+# --- PyTorch ------------------------------------------------------------------------------
+
+
+def has_torch() -> bool:
+    """Whether the peers can run; says how to get them if not."""
+    done = subprocess.run([_torch_python(), "-c", "import torch"], capture_output=True)
+    if done.returncode:
+        print(f"no PyTorch here: pip install -e .[bench], or {TORCH_PYTHON}=its Python")
+    return done.returncode == 0
+
+
+def _torch_python() -> str:
+    return os.environ.get(TORCH_PYTHON, sys.executable)
+
+
+@contextmanager
+def peers(groups: list[list[int]]) -> Iterator[Callable[[dict[str, Any]], float]]:
+    """Start one PyTorch process for each group of cores; yields `request`, which has all of
+    them do the same work at the same moment and returns the seconds of the slowest."""
+    processes = [
+        subprocess.Popen(
+            [_torch_python(), "-W", "ignore", str(FOLDER / "torch_peer.py"), ",".join(map(str, g))],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+        )
+        for g in groups
+    ]  # fmt: skip
+
+    def request(work: dict[str, Any]) -> float:
+        for process in processes:
+            process.stdin.write(json.dumps(work) + "\n")
+            process.stdin.flush()
+        answers = [process.stdout.readline() for process in processes]
+        if not all(answers):
+            raise RuntimeError(f"a PyTorch process died at {work}")
+        return max(json.loads(answer)["seconds"] for answer in answers)
+
+    try:
+        yield request
+    finally:
+        for process in processes:
+            process.stdin.close()
+            process.kill()
+            process.wait()
+
+
+# --- results ------------------------------------------------------------------------------
+
+
+def record(script: str, **facts: Any) -> None:
+    """Append one line with versions, devices and figures to the benchmark's .jsonl file."""
+    from hyperjax.io import workdir
+
+    entry = workdir.describe_run(workdir.command_line(), cores_used=cores(), **facts)
+    with open(Path(script).with_suffix(".jsonl"), "a") as file:
+        file.write(json.dumps(entry) + "\n")
+
+
+def sizes(text: str) -> list[int]:
+    """A comma-separated option."""
+    return [int(x) for x in text.split(",")]
