@@ -2,6 +2,8 @@
 
 Values are one number per model. Those that are not finite (diverged models) are left out,
 and a summary counts them. Nothing here warns: where a statistic does not exist, it is NaN.
+
+SciPy's statistics take longer to import than JAX, hence inside functions.
 """
 
 import dataclasses
@@ -10,7 +12,6 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
-import scipy.stats
 
 from hyperjax.types import Array
 
@@ -153,6 +154,8 @@ def _moments(values: np.ndarray, ddof: int) -> tuple[float, float]:
 def _interval(
     values: np.ndarray, statistic: Callable, method: str, resamples: int, seed: int
 ) -> Interval:
+    import scipy.stats
+
     if len(values) == 1:
         return float("nan"), float("nan")
     if np.ptp(values) == 0:
@@ -175,6 +178,8 @@ def _interval(
 
 
 def _mann_whitney(a: np.ndarray, b: np.ndarray) -> tuple[float, float]:
+    import scipy.stats
+
     if len(a) == 0 or len(b) == 0:
         return float("nan"), float("nan")
     if np.ptp(np.concatenate([a, b])) == 0:  # the ranks have no variance
@@ -185,6 +190,8 @@ def _mann_whitney(a: np.ndarray, b: np.ndarray) -> tuple[float, float]:
 
 def _welch(a: np.ndarray, b: np.ndarray) -> tuple[float, float, float]:
     """Welch's t and p-value, and Cohen's d."""
+    import scipy.stats
+
     if len(a) < 2 or len(b) < 2:
         return float("nan"), float("nan"), float("nan")
     (mean_a, std_a), (mean_b, std_b) = _moments(a, ddof=1), _moments(b, ddof=1)

@@ -2,6 +2,7 @@
 
 from typing import NamedTuple
 
+import jax
 import numpy as np
 
 from hyperjax import alignment, symmetry, zoo
@@ -9,6 +10,10 @@ from hyperjax.config import Config
 from hyperjax.types import Array
 from hyperjax.weights import WeightSpec
 from hyperjax.zoo import Split, Zoo
+
+_apply = jax.jit(symmetry.apply, static_argnums=0)
+_CHUNK_BYTES = 2**26  # of trajectories that are aligned together
+_REFERENCE_MEMBERS = 1000
 
 
 class WeightData(NamedTuple):
@@ -34,21 +39,37 @@ def split(config: Config, models: Zoo) -> Split:
 
 
 def find_reference(config: Config, models: Zoo, parts: Split) -> np.ndarray:
-    """The network that members are aligned to, float32[D], from train members alone."""
+    """The network that members are aligned to, float32[D], from train members alone.
+
+    Of a large zoo a sample of them is enough: more would hardly move their mean, but take more
+    time and memory.
+    """
     column = zoo.snapshot_index(models, config.autoencoder.epochs_seen)[-1]
-    last = np.asarray(models.weights[parts.train, column])
+    rows = parts.train
     if not config.autoencoder.align:
-        return last[0]
+        return np.array(models.weights[rows[0], column])
+    if len(rows) > _REFERENCE_MEMBERS:
+        chosen = np.random.default_rng(config.seed).choice(rows, _REFERENCE_MEMBERS, replace=False)
+        rows = np.sort(chosen)
+    last = models.weights[rows, column]
     return alignment.find_reference(models.spec, last, seed=config.seed).reference
 
 
 def load(config: Config, models: Zoo, parts: Split, reference: np.ndarray) -> WeightData:
-    """Select epochs and align, each member by its last epoch, so that its trajectory stays one."""
+    """Select epochs and align, each member by its last epoch, so that its trajectory stays one.
+
+    The zoo may be larger than memory: what is returned is the only copy that is made.
+    """
     columns = zoo.snapshot_index(models, config.autoencoder.epochs_seen)
 
     def aligned(rows: np.ndarray) -> np.ndarray:
         vectors = models.weights[rows[:, None], columns[None]]
-        return align(models.spec, vectors, reference) if config.autoencoder.align else vectors
+        if config.autoencoder.align:
+            size = max(1, _CHUNK_BYTES // vectors[0].nbytes)
+            for begin in range(0, len(rows), size):
+                chunk = vectors[begin : begin + size]
+                chunk[:] = align(models.spec, chunk, reference)
+        return vectors
 
     return WeightData(
         *(aligned(rows) for rows in parts),
@@ -59,7 +80,4 @@ def load(config: Config, models: Zoo, parts: Split, reference: np.ndarray) -> We
 def align(spec: WeightSpec, trajectories: Array, reference: Array) -> np.ndarray:
     """Align trajectories float32[M, E, D] by their last snapshots."""
     _, transform = alignment.align(spec, trajectories[:, -1], reference)
-    snapshots = range(trajectories.shape[1])
-    return np.stack(
-        [np.asarray(symmetry.apply(spec, transform, trajectories[:, e])) for e in snapshots], axis=1
-    )
+    return np.asarray(_apply(spec, transform, trajectories))

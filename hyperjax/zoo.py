@@ -5,6 +5,7 @@ trained and generated models alike.
 """
 
 import dataclasses
+import math
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -102,12 +103,19 @@ def init_correlation(zoo: Zoo) -> dict[str, float]:
     """Per layer, correlation of the last snapshot with the initial weights, over all members.
 
     Near 1: the weights are mostly initialisation noise, and an autoencoder has nothing to
-    learn from them. Needs a snapshot of epoch 0.
+    learn from them. NaN for a layer whose weights do not vary. Needs a snapshot of epoch 0.
     """
     first = snapshot_index(zoo, [0])[0]
+    sums = np.zeros((6, zoo.spec.num_params))
+    for member in zoo.weights:  # one at a time: a zoo may be larger than memory
+        pair = np.asarray(member[[first, -1]], np.float64)
+        finite = np.isfinite(pair).all(axis=0)
+        x, y = np.where(finite, pair, 0)
+        sums += (finite, x, y, x * x, y * y, x * y)
     correlations = {}
     for name, part in zip(zoo.spec.names, zoo.spec.slices, strict=True):
-        start, end = (np.asarray(zoo.weights[:, e, part]).ravel() for e in (first, -1))
-        finite = np.isfinite(start) & np.isfinite(end)
-        correlations[name] = float(np.corrcoef(start[finite], end[finite])[0, 1])
+        n, x, y, xx, yy, xy = sums[:, part].sum(axis=1)
+        variances = (n * xx - x * x) * (n * yy - y * y)
+        varies = variances > 0
+        correlations[name] = float((n * xy - x * y) / np.sqrt(variances)) if varies else math.nan
     return correlations

@@ -1,10 +1,11 @@
 """The package as such: its version, and what importing it costs."""
 
-import json
 import subprocess
 import sys
 import tomllib
 from pathlib import Path
+
+import pytest
 
 import hyperjax
 
@@ -17,14 +18,36 @@ def test_versions_agree():
     assert f"version: {hyperjax.__version__}" in (ROOT / "CITATION.cff").read_text().splitlines()
 
 
-def test_importing_the_package_imports_no_library():
-    script = "import sys, json, hyperjax; print(json.dumps(sorted(sys.modules)))"
+def imported(*command: str) -> set[str]:
+    """Modules that a Python command imports."""
     run = subprocess.run(
-        [sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True
+        [sys.executable, "-X", "importtime", *command], cwd=ROOT, capture_output=True, text=True
     )
-    top = {name.partition(".")[0] for name in json.loads(run.stdout)}
-    assert "hyperjax" in top
-    assert not top & {
+    lines = [line for line in run.stderr.splitlines() if line.startswith("import time:")]
+    return {line.rpartition("|")[2].strip() for line in lines}
+
+
+def packages(modules: set[str]) -> set[str]:
+    return {name.partition(".")[0] for name in modules}
+
+
+def test_importing_the_package_imports_no_library():
+    found = packages(imported("-c", "import hyperjax"))
+    assert "hyperjax" in found
+    assert not found & {
         "absl", "flax", "jax", "matplotlib", "ml_collections", "numpy", "optax", "orbax", "rich",
         "scipy", "sklearn", "tensorflow", "tensorflow_datasets", "umap",
     }  # fmt: skip
+
+
+@pytest.mark.parametrize("script", ["train.py", "sample.py", "evaluate.py"])
+def test_help_does_not_wait_for_jax(script):
+    found = packages(imported(script, "--help"))
+    assert "absl" in found
+    assert not found & {"flax", "jax", "numpy", "scipy"}
+
+
+def test_what_is_slow_is_imported_where_it_is_needed():
+    found = imported("-c", "import hyperjax.tasks.evaluate")
+    assert "hyperjax.tasks.train" in found
+    assert not found & {"matplotlib", "orbax.checkpoint", "scipy.stats", "sklearn"}

@@ -103,8 +103,19 @@ def test_init_correlation():
     assert list(result) == ["a", "b"]
     assert result["a"] == pytest.approx(0.6, abs=0.05)
     assert result["b"] == pytest.approx(0, abs=0.1)
+    finite = np.isfinite(zoo.weights[:, -1, :6])
+    expected = np.corrcoef(first[:, :6][finite], zoo.weights[:, -1, :6][finite])[0, 1]
+    assert result["a"] == pytest.approx(expected, rel=1e-6)
     with pytest.raises(HyperJaxError, match=r"no snapshot of epochs \[0\]"):
         zoo_lib.init_correlation(make_zoo(epochs=(5, 10)))
+
+
+def test_init_correlation_of_weights_that_do_not_vary():
+    zoo = make_zoo()
+    zoo.weights[:, 0, :6] = 0
+    result = zoo_lib.init_correlation(zoo)
+    assert np.isnan(result["a"])
+    assert np.isfinite(result["b"])
 
 
 def test_shapes_are_checked():

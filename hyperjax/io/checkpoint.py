@@ -1,10 +1,12 @@
-"""Resumable training state through Orbax: the latest checkpoint of each stage."""
+"""Resumable training state through Orbax: the latest checkpoint of each stage.
+
+Orbax is imported where it is used: a finished workdir is loaded without it, and sooner.
+"""
 
 from pathlib import Path
 from typing import Any
 
 import jax
-from orbax.checkpoint import v1 as ocp
 
 from hyperjax.errors import HyperJaxError
 
@@ -14,6 +16,8 @@ def save(folder: str | Path, step: int, state: Any) -> None:
 
     The older one goes once the new one is whole.
     """
+    from orbax.checkpoint import v1 as ocp
+
     keep_one = ocp.training.preservation_policies.LatestN(1)
     path = Path(folder).absolute()
     try:
@@ -29,12 +33,16 @@ def latest_step(folder: str | Path) -> int | None:
     path = Path(folder).absolute()
     if not path.exists():
         return None
+    from orbax.checkpoint import v1 as ocp
+
     with ocp.training.Checkpointer(path) as checkpointer:
         return None if checkpointer.latest is None else int(checkpointer.latest.step)
 
 
 def restore(folder: str | Path, step: int, like: Any) -> Any:
     """Restore the checkpoint of `step` with the structure, shapes and sharding of `like`."""
+    from orbax.checkpoint import v1 as ocp
+
     path = Path(folder).absolute()
     abstract = jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding), like

@@ -17,7 +17,7 @@ from hyperjax.errors import HyperJaxError, unknown
 from hyperjax.experiments import fig2, tab1
 from hyperjax.io import files, report, workdir
 from hyperjax.io.progress import console
-from hyperjax.tasks import hyperreps, render, sample
+from hyperjax.tasks import hyperreps, sample
 from hyperjax.tasks.populations import Recipe, make_population
 from hyperjax.tasks.streams import Stream, root_key
 from hyperjax.tasks.train import Trained, load
@@ -82,6 +82,8 @@ def run(
 ) -> Path:
     """Run experiments and write the report; returns the path of its page."""
     _check(experiments, samplers, num_samples)
+    from hyperjax.tasks import render  # Matplotlib: a mistake above need not wait for it
+
     trained = load(folder, data_dir)
     evaluation = trained.config.evaluation
     request = Request(
