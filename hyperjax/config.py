@@ -107,15 +107,45 @@ class AutoencoderConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class NeighConfig:
+    """UMAP, by which `neigh` embeds the latents; the paper's and the published values."""
+
+    neighbors: int = 15  # fewer where there are fewer anchors
+    min_dist: float = 0.01
+    cube: bool = False  # draw from one cube over all coordinates (published code), not the box
+
+
+@dataclasses.dataclass(frozen=True)
+class GanConfig:
+    """The GAN on latents and its training; see `hyperjax.samplers.gan`."""
+
+    noise: int = 16  # size of the generator's input (paper section 3.2.4)
+    hidden: int = 128  # width of the hidden layers of both networks
+    layers: int = 3  # number of hidden layers of both networks
+    steps: int = 3000
+    batch_size: int = 64
+    generator_rate: float = 2e-3
+    discriminator_rate: float = 4e-3
+    penalty: float = 0.05  # on the discriminator's slope, for each latent dimension
+    average: float = 0.995  # decay of the generator's moving average; 0: none
+
+
+@dataclasses.dataclass(frozen=True)
 class SamplersConfig:
     """Settings of the samplers; see `hyperjax.samplers`."""
 
     best_fraction: float = 0.3  # of the train models, by validation accuracy: the `...30` samplers
     kde_bandwidth: float = 0.002
+    counterfactual_fraction: float = 0.1  # of each dimension's range, where density is lowest
     joint_bandwidth: float = 0.4  # 0: replay of anchors, 1: a full Gaussian
+    neigh: NeighConfig = NeighConfig()
+    gan: GanConfig = GanConfig()
     average_of: int = 2
     noise_scale: float = 0.2  # in units of each layer's standard deviation
     pca_components: int = 64
+    subsample_factor: int = 10  # `subsample:...` keeps one sample of so many
+    bootstrap_rounds: int = 5  # `bootstrap:...` refits so often,
+    bootstrap_draws: int = 200  # each time on `best_fraction` of so many samples
 
 
 @dataclasses.dataclass(frozen=True)
@@ -163,10 +193,12 @@ _MAY_BE_ZERO = {
     "autoencoder.augment.noise", "autoencoder.augment.erase", "autoencoder.beta",
     "autoencoder.weight_decay", "autoencoder.warmup_steps", "autoencoder.clip_norm",
     "autoencoder.eval_models", "samplers.joint_bandwidth", "samplers.noise_scale",
+    "samplers.neigh.min_dist", "samplers.gan.penalty", "samplers.gan.average",
 }  # fmt: skip
 _AT_MOST_ONE = {
     "autoencoder.beta", "autoencoder.dropout", "autoencoder.augment.mix",
     "autoencoder.augment.erase", "samplers.best_fraction", "samplers.joint_bandwidth",
+    "samplers.counterfactual_fraction", "samplers.neigh.min_dist", "samplers.gan.average",
 }  # fmt: skip
 
 
@@ -257,6 +289,8 @@ def _validate_relations(config: Config) -> None:
         raise HyperJaxError(f"config field seed: got {config.seed}, expected less than 2**32")
     if zoo.num_members < 3:
         raise HyperJaxError("config field zoo.num_members: a split needs at least 3 members")
+    if config.samplers.neigh.neighbors < 2:
+        raise HyperJaxError("config field samplers.neigh.neighbors: got 1, expected at least 2")
     if autoencoder.select == "accuracy" and not autoencoder.eval_models:
         raise HyperJaxError("config field autoencoder.select: accuracy needs eval_models > 0")
     low, high = (*autoencoder.augment.erase_scale, 0, 0)[:2]

@@ -15,13 +15,14 @@ from jax import lax
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from hyperjax import augment, distributed, losses, weights
+from hyperjax import augment, cost, distributed, losses, weights
 from hyperjax.config import AutoencoderConfig
 from hyperjax.errors import HyperJaxError
 from hyperjax.models.autoencoder import Autoencoder, make_autoencoder
 from hyperjax.types import Array, Key, Params
 from hyperjax.weights import WeightSpec
 
+_LARGE = 10_000_000  # weights of an autoencoder
 _LATENT_STD = 0.4  # of a principal component's latent before the tanh
 
 
@@ -60,8 +61,17 @@ class Trainer(NamedTuple):
 
 
 def make_trainer(config: AutoencoderConfig, spec: WeightSpec, devices: Any = None) -> Trainer:
-    """Data-parallel over as many devices as divide the batch into parts of at least 8."""
-    devices = jax.devices() if devices is None else devices
+    """Data-parallel over as many devices as divide the batch into parts of at least 8.
+
+    On CPU, unless `devices` are given, a large autoencoder uses one device of each process: its
+    products occupy all cores anyway, and weights and optimiser exist once (docs/performance.md).
+    """
+    if devices is None:
+        devices = jax.devices()
+        large = cost.autoencoder_params(config, spec) > _LARGE
+        if devices[0].platform == "cpu" and large:
+            first = {device.process_index: device for device in reversed(devices)}
+            devices = [first[process] for process in sorted(first)]
     used = distributed.same_number_of_each(devices, config.batch_size, least=8)
     mesh = Mesh(np.asarray(used), ("batch",), axis_types=(AxisType.Auto,))
     return Trainer(config, spec, make_autoencoder(config, spec), mesh)

@@ -290,6 +290,12 @@ def test_as_many_devices_as_divide_the_batch_into_parts_worth_it(batch, used):
     assert hyperrep.make_trainer(config, SPEC).mesh.size == used
 
 
+def test_a_large_autoencoder_uses_one_cpu_device():
+    config = AutoencoderConfig(batch_size=64)  # 22 million weights
+    assert hyperrep.make_trainer(config, SPEC).mesh.size == 1
+    assert hyperrep.make_trainer(config, SPEC, jax.devices()).mesh.size == 4
+
+
 def batches(monkeypatch, trainer, count, steps):
     """Rows and keys of each of the first steps, by steps that compute nothing."""
     rows, keys = [], []

@@ -1,6 +1,7 @@
 """Every sampler keeps one contract; each density is checked against an independent reference."""
 
 import dataclasses
+import functools
 import logging
 
 import jax
@@ -11,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hyperjax import samplers
-from hyperjax.config import SamplersConfig
+from hyperjax.config import GanConfig, SamplersConfig
 from hyperjax.errors import HyperJaxError
 from hyperjax.weights import LayerSpec, WeightSpec
 
@@ -22,10 +23,21 @@ SPEC = WeightSpec(
 D = SPEC.num_params  # 10 + 9
 NAMES = samplers.names()
 WEIGHT_SAMPLERS = ("aligned_mean", "average", "noise", "pca")
+SUBSAMPLED = ("subsample:kde30", "subsample:bootstrap:pca")
+ALL = (*NAMES, *SUBSAMPLED, "bootstrap:joint", "bootstrap:neigh30")
+ON_HOST = ("neigh", "neigh30", "bootstrap:neigh30")  # the state
+QUICK = SamplersConfig(
+    gan=GanConfig(hidden=8, layers=1, steps=10, batch_size=4),
+    subsample_factor=3, bootstrap_rounds=2, bootstrap_draws=20,
+)  # fmt: skip
+
+
+def score(samples):
+    return -np.abs(samples).sum(axis=1)
 
 
 def make(name, **settings):
-    return samplers.get_sampler(name, dataclasses.replace(SamplersConfig(), **settings), SPEC)
+    return samplers.get_sampler(name, dataclasses.replace(QUICK, **settings), SPEC, score)
 
 
 def fit(sampler, anchors, quality=None):
@@ -40,6 +52,11 @@ def draw(sampler, state, n, seed=1):
 
 def fit_draw(sampler, anchors, n, quality=None):
     return draw(sampler, fit(sampler, anchors, quality), n)
+
+
+@functools.cache
+def fitted(name):
+    return fit(make(name), some_anchors())
 
 
 def some_anchors(count=20, size=D, seed=0):
@@ -64,10 +81,9 @@ def assert_moments(samples, mean, covariance):
 # The contract
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", ALL)
 def test_draws_finite_float32_deterministically(name):
-    sampler = make(name)
-    state = fit(sampler, some_anchors())
+    sampler, state = make(name), fitted(name)
     samples = sampler.sample(jax.random.key(1), state, 5)
     assert samples.shape == (5, D)
     assert samples.dtype == np.float32
@@ -76,20 +92,46 @@ def test_draws_finite_float32_deterministically(name):
     np.testing.assert_array_equal(samples, same)
     assert np.array_equal(same, other) == (name == "aligned_mean")
     assert (len(np.unique(same, axis=0)) == 1) == (name == "aligned_mean")
+    assert draw(sampler, state, 1).shape == (1, D)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", ALL)
+def test_fit_depends_on_the_key_alone(name):
+    sampler = make(name)
+    again = fit(sampler, some_anchors())
+    np.testing.assert_array_equal(draw(sampler, again, 3), draw(sampler, fitted(name), 3))
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_few_anchors_are_enough(name):
+    assert np.isfinite(fit_draw(make(name), some_anchors(count=4), 2)).all()
+
+
+@pytest.mark.parametrize("name", [n for n in NAMES if n not in WEIGHT_SAMPLERS])
+def test_latents_stay_within_their_range(name):
+    reach = 1 + 5 * QUICK.kde_bandwidth  # the paper's samplers add noise without a bound
+    assert np.abs(draw(make(name), fitted(name), 200)).max() <= reach
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_report_is_of_numbers(name):
+    sampler = make(name)
+    report = sampler.report(fitted(name), draw(sampler, fitted(name), 3))
+    assert all(type(value) is float and np.isfinite(value) for value in report.values())
+    expected = {"gan": {"coverage", "spread"}, "neigh": {"clipped"}}
+    assert set(report) == expected.get(name.rpartition(":")[2].removesuffix("30"), set())
+
+
+@pytest.mark.parametrize("name", [n for n in ALL if n not in ON_HOST])
 def test_state_is_a_pytree_of_arrays(name):
-    state = fit(make(name), some_anchors())
-    leaves = jax.tree.leaves(state)
+    leaves = jax.tree.leaves(fitted(name))
     assert leaves
     assert all(isinstance(leaf, jax.Array) and leaf.dtype == np.float32 for leaf in leaves)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [n for n in ALL if n not in (*ON_HOST, *SUBSAMPLED)])
 def test_sample_can_be_transformed(name):
-    sampler = make(name)
-    state = fit(sampler, some_anchors())
+    sampler, state = make(name), fitted(name)
     keys = jax.random.split(jax.random.key(3), 3)
     draw_one = jax.jit(jax.vmap(lambda key: sampler.sample(key, state, 1)))
     assert jax.eval_shape(draw_one, keys).shape == (3, 1, D)
@@ -97,9 +139,9 @@ def test_sample_can_be_transformed(name):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_sample_compiles_once_for_each_n(name, caplog):
-    config = SamplersConfig(kde_bandwidth=0.1, joint_bandwidth=0.9, noise_scale=0.7)
-    first, second = make(name), samplers.get_sampler(name, config, SPEC)
-    states = fit(first, some_anchors()), fit(second, some_anchors())
+    others = {"kde_bandwidth": 0.1, "joint_bandwidth": 0.9, "noise_scale": 0.7}
+    first, second = make(name), make(name, **others)
+    states = fitted(name), fit(second, some_anchors())
     keys = jax.random.split(jax.random.key(0))
     first.sample(keys[0], states[0], 5)
     with jax.log_compiles(), caplog.at_level(logging.WARNING):
@@ -111,11 +153,10 @@ def test_sample_compiles_once_for_each_n(name, caplog):
             assert "Compiling jit(_sample" in caplog.text
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", ALL)
 def test_mistakes_are_named(name):
-    sampler = make(name)
-    state, anchors, quality = fit(sampler, some_anchors()), some_anchors(), np.ones(20)
-    key = jax.random.key(0)
+    sampler, state = make(name), fitted(name)
+    key, anchors, quality = jax.random.key(0), some_anchors(), np.ones(20)
     for n in (0, -3):
         with pytest.raises(HyperJaxError, match=f"{name}: cannot draw {n} samples"):
             sampler.sample(key, state, n)
@@ -130,19 +171,20 @@ def test_mistakes_are_named(name):
         sampler.fit(key, anchors, quality)
 
 
-@pytest.mark.parametrize("name", [name for name in NAMES if not name.endswith("30")])
+@pytest.mark.parametrize("name", [name for name in ALL if not name.endswith("30")])
 def test_quality_is_not_needed_without_a_selection(name):
     fit(make(name), some_anchors(), quality=np.full(20, np.nan))
 
 
 def test_registry():
     assert NAMES == (
-        "uniform", "kde", "kde30", "kde_anchor", "kde_anchor30", "joint", "joint30",
+        "uniform", "counterfactual", "kde", "kde30", "kde_anchor", "kde_anchor30",
+        "neigh", "neigh30", "gan", "gan30", "joint", "joint30",
         "aligned_mean", "average", "noise", "pca",
     )  # fmt: skip
     lines = samplers.describe()
-    assert tuple(lines) == NAMES
-    assert len(set(lines.values())) == len(NAMES)
+    assert tuple(lines) == (*NAMES, "subsample:NAME", "bootstrap:NAME")
+    assert len(set(lines.values())) == len(lines)
     assert all(line and "\n" not in line for line in lines.values())
     for name in NAMES:
         space = "weights" if name in WEIGHT_SAMPLERS else "latent"
@@ -151,9 +193,13 @@ def test_registry():
     assert "best 12.5 %" in make("kde30", best_fraction=0.125).description
 
 
-def test_unknown_name_lists_the_names():
-    with pytest.raises(HyperJaxError, match=r"unknown sampler 'gauss'; there is: .*kde_anchor30"):
-        samplers.get_sampler("gauss", SamplersConfig())
+@pytest.mark.parametrize("name", ["gauss", "", "kde:kde30", "subsample:", "pca:subsample"])
+def test_unknown_name_lists_the_names(name):
+    message = rf"unknown sampler '{name}'; there is: .*bootstrap:NAME.*kde_anchor30"
+    with pytest.raises(HyperJaxError, match=message):
+        samplers.get_sampler(name, SamplersConfig())
+    with pytest.raises(HyperJaxError, match=message):
+        samplers.check(name)
 
 
 @pytest.mark.parametrize("name", WEIGHT_SAMPLERS)
@@ -164,7 +210,7 @@ def test_weight_samplers_need_the_right_spec(name):
         fit(make(name), some_anchors(size=18))
 
 
-@pytest.mark.parametrize("name", ["joint", "pca"])
+@pytest.mark.parametrize("name", ["joint", "pca", "gan"])
 def test_one_anchor_has_no_covariance(name):
     with pytest.raises(HyperJaxError, match=f"{name}: one anchor .* at least 2"):
         fit(make(name), some_anchors(count=1))

@@ -52,7 +52,7 @@ def trained(env, tmp_path_factory):
     return folder
 
 
-def same_results(one: Path, other: Path) -> None:
+def same_results(one: Path, other: Path, log_tolerance: float = 0) -> None:
     zoos = [zoo_file.read(folder / "zoo" / "zoo.safetensors") for folder in (one, other)]
     np.testing.assert_array_equal(zoos[0].weights, zoos[1].weights)
     for name, values in zoos[0].metrics.items():
@@ -64,7 +64,13 @@ def same_results(one: Path, other: Path) -> None:
         for leaf_a, leaf_b in zip(leaves(a.params), leaves(b.params), strict=True):
             np.testing.assert_array_equal(leaf_a, leaf_b)
     logs = [(folder / "metrics.jsonl").read_text().splitlines() for folder in (one, other)]
-    assert logs[0] == logs[1]
+    if not log_tolerance:
+        assert logs[0] == logs[1]
+    for line, other_line in zip(*logs, strict=True):
+        ours, theirs = json.loads(line), json.loads(other_line)
+        for record in (ours, theirs):  # nested: the zoo's correlation by layer
+            record |= record.pop("init_correlation", {})
+        assert ours == pytest.approx(theirs, rel=log_tolerance, abs=log_tolerance)
 
 
 def leaves(tree):
@@ -164,7 +170,8 @@ def test_two_processes_give_the_result_of_one_also_when_killed(env, trained, tmp
         for process in processes:
             _, errors = process.communicate(timeout=SLOW)
             assert process.returncode == 0, errors
-    same_results(trained, folder)
+    # Norms are summed in another order; the weights are the same to the bit.
+    same_results(trained, folder, log_tolerance=1e-5)
     assert json.loads((folder / "manifest.json").read_text())[0]["processes"] == 2
     sample = ("sample.py", f"--workdir={folder}", "--sampler=kde30", "--num_samples=3")
     with two_processes(env, *sample) as processes:

@@ -29,7 +29,10 @@ def save(folder: str | Path, step: int, state: Any) -> None:
 
 
 def latest_step(folder: str | Path) -> int | None:
-    """Step of the checkpoint in `folder`; None if there is none."""
+    """Step of the checkpoint in `folder`; None if there is none.
+
+    Orbax waits for all processes here: each of them has to call this.
+    """
     path = Path(folder).absolute()
     if not path.exists():
         return None

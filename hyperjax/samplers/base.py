@@ -11,22 +11,32 @@ from hyperjax.types import Array, Key
 from hyperjax.weights import WeightSpec
 
 
+def nothing(state: Any, samples: Array) -> dict[str, float]:
+    """The report of a sampler about which there is nothing to say."""
+    return {}
+
+
 class Sampler(NamedTuple):
-    """A density on latents or on weights: a pair of functions, like Optax's and BlackJAX's.
+    """A density on latents or on weights: pure functions, like Optax's and BlackJAX's.
 
     Attributes:
       fit: `fit(key, anchors f32[N, Z], quality f32[N]) -> state`. Runs on the host, once.
         `quality` is the validation accuracy of each anchor's model, NaN where unknown; only
-        the `...30` samplers look at it. The state is a pytree of arrays.
-      sample: `sample(key, state, n) -> f32[n, Z]`. Pure; compiled once for each `n`.
+        the `...30` samplers look at it. The state is a pytree of arrays, except where a
+        sampler's own docstring says that it lives on the host.
+      sample: `sample(key, state, n) -> f32[n, Z]`. Pure; compiled once for each `n`, except
+        on the host.
       space: what the anchors and the samples are, "latent" or "weights" (aligned vectors).
       description: one line, for `--help` and for reports.
+      report: `report(state, samples) -> {name: float}`, what is worth recording with samples
+        that `sample` drew from that state.
     """
 
     fit: Callable[[Key, Array, Array], Any]
     sample: Callable[[Key, Any, int], Array]
     space: str
     description: str
+    report: Callable[[Any, Array], dict[str, float]] = nothing
 
 
 def best(sampler: Sampler, fraction: float) -> Sampler:
@@ -70,7 +80,10 @@ def checked(sampler: Sampler, name: str, spec: WeightSpec | None) -> Sampler:
     def sample(key, state, n):
         if n < 1:
             raise HyperJaxError(f"sampler {name}: cannot draw {n} samples, expected at least 1")
-        return sampler.sample(key, state, n)
+        try:
+            return sampler.sample(key, state, n)
+        except HyperJaxError as error:
+            raise HyperJaxError(f"sampler {name}: {error}") from error
 
     return sampler._replace(fit=fit, sample=sample)
 
@@ -79,6 +92,15 @@ def at_least_two(anchors: Array) -> None:
     """Raises HyperJaxError if there is one anchor only: it has no covariance."""
     if len(anchors) < 2:
         raise HyperJaxError("one anchor has no covariance; expected at least 2 anchors")
+
+
+def tanh_bound(anchors: Array) -> float:
+    """The largest absolute value that a latent may have: 1 if no anchor has a larger one.
+
+    This is the range of the tanh bottleneck; the decoder has seen nothing beyond. Anchors that
+    leave it (autoencoder.tanh=False) show that there is no such range: infinity.
+    """
+    return 1.0 if np.abs(anchors).max() <= 1 else np.inf
 
 
 def draw(key: Key, anchors: Array, n: int) -> Array:

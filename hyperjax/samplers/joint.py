@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from hyperjax.samplers.base import Sampler, at_least_two, draw
+from hyperjax.samplers.base import Sampler, at_least_two, draw, tanh_bound
 from hyperjax.types import Array, Key
 
 
@@ -31,10 +31,8 @@ def joint(bandwidth: float) -> Sampler:
     standard normal in N dimensions. Its covariance is R^T R / N = S without factorising
     anything, also where S is singular because there are fewer anchors than dimensions.
 
-    If all anchors lie within [-1, 1], the range of the tanh bottleneck, samples are clipped
-    to it: the decoder has seen nothing beyond. This alters the two moments only as far as the
-    density above leaks out of that range. Anchors that leave it (autoencoder.tanh=False) show
-    that there is no such range, and nothing is clipped.
+    Samples are clipped to the range of the latents (`tanh_bound`). This alters the two moments
+    only as far as the density above leaks out of that range.
     """
     return Sampler(
         functools.partial(_fit, bandwidth=bandwidth),
@@ -49,8 +47,8 @@ def _fit(key, anchors, quality, bandwidth):
     at_least_two(anchors)
     mean = anchors.mean(axis=0, dtype=np.float64)
     residuals = anchors - mean[None, :]
-    bound = 1.0 if np.abs(anchors).max() <= 1 else np.inf
-    return Joint(*(jnp.asarray(x, jnp.float32) for x in (mean, residuals, bandwidth, bound)))
+    values = (mean, residuals, bandwidth, tanh_bound(anchors))
+    return Joint(*(jnp.asarray(x, jnp.float32) for x in values))
 
 
 @functools.partial(jax.jit, static_argnames="n")

@@ -117,8 +117,7 @@ def _check(experiments, samplers, num_samples: int | None) -> None:
         if name not in EXPERIMENTS:
             raise unknown("experiment", name, EXPERIMENTS)
     for name in samplers:
-        if name not in samplers_lib.names():
-            raise unknown("sampler", name, samplers_lib.names())
+        samplers_lib.check(name)
     if num_samples is not None and num_samples < 1:
         raise HyperJaxError(f"--num_samples={num_samples}: expected at least 1")
 
@@ -181,12 +180,15 @@ def _recipe(trained: Trained, request: Request, label: str, source: Source) -> R
     )
     if _path(request, recipe).exists():
         return recipe
-    start = sample.draw(trained, source.hyperrep, source.sampler, count, key)
+    start, report = sample.draw(trained, source.hyperrep, source.sampler, count, key)
+    if report:
+        workdir.log_metrics(request.folder, {"stage": "sampler", "population": label, **report})
     return recipe._replace(start=start)
 
 
 def _path(request: Request, recipe: Recipe) -> Path:
     """Other settings, another file."""
     digest = hashlib.sha256(json.dumps(recipe.info).encode()).hexdigest()[:8]
-    name = f"{recipe.info['label']}-n{recipe.info['num_samples']}-{digest}.safetensors"
+    label = recipe.info["label"].replace(":", "-")
+    name = f"{label}-n{recipe.info['num_samples']}-{digest}.safetensors"
     return request.folder / "populations" / name

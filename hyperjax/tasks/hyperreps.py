@@ -168,7 +168,8 @@ def _start(
     if trainer.config.linear_path and step is None:
         state = hyperrep.principal_components(trainer, state, stats, data.train_vectors)
     copy = jax.tree.map(jnp.copy, state.params)  # the state itself is donated step by step
-    fresh = Progress(state, copy, jnp.float32(-math.inf), jnp.int32(0))
+    zero = np.float32(-math.inf), np.int32(0)
+    fresh = Progress(state, copy, *distributed.put(zero, state.step.sharding))
     return (fresh, 0) if step is None else (checkpoint.restore(checkpoints, step, fresh), step)
 
 
@@ -182,7 +183,8 @@ def _keep_best(
     }[c.select]
     if score > float(current.best_score):
         best = jax.tree.map(jnp.copy, state.params)
-        return Progress(state, best, jnp.float32(score), jnp.copy(state.step))
+        placed = distributed.put(np.float32(score), state.step.sharding)
+        return Progress(state, best, placed, jnp.copy(state.step))
     return current._replace(state=state)
 
 

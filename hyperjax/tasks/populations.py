@@ -131,9 +131,9 @@ def _resume(
 
     Process 0 decides, and it alone has the file.
     """
-    target, done = None, None
+    target, done = None, checkpoint.latest_step(checkpoints)
+    distributed.barrier("the checkpoint is found")  # before process 0 may remove it
     if distributed.is_writer():
-        done = checkpoint.latest_step(checkpoints)
         if done is not None and partial.exists():
             target = zoo_file.read(partial, writable=True)
         if target is None or not _is_of(target, recipe, spec):

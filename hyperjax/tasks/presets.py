@@ -4,7 +4,7 @@ import dataclasses
 
 from ml_collections import ConfigDict
 
-from hyperjax.config import AugmentConfig, Config, TrainingConfig, to_dict
+from hyperjax.config import AugmentConfig, Config, GanConfig, TrainingConfig, to_dict
 from hyperjax.errors import unknown
 
 SCALES = ("full", "small", "smoke")
@@ -59,7 +59,7 @@ def smoke(config: Config) -> Config:
         projection_hidden=8, projection_dim=4, epochs_seen=(2, 3), steps=20, batch_size=8,
         warmup_steps=2, eval_every=10, eval_models=4,
     )  # fmt: skip
-    samplers = replace(config.samplers, pca_components=4)
+    samplers = replace(config.samplers, pca_components=4, gan=GanConfig(hidden=16, steps=50))
     evaluation = replace(config.evaluation, num_samples=4, epochs=(0, 1), bootstrap=199)
     return replace(
         config, num_train=120, num_val=60, zoo=zoo, autoencoder=autoencoder, samplers=samplers,

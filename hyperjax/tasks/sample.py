@@ -36,10 +36,10 @@ def run(
     name = name or hyperreps.main_name(trained.config)
     seed = trained.config.seed if seed is None else seed
     key = jax.random.fold_in(root_key(trained.config.seed, Stream.SAMPLES), seed)
-    vectors = draw(trained, name, sampler, num_samples, key)
-    population = _as_population(trained, vectors, name, sampler, seed)
-    default = folder / "samples" / f"{sampler}-{name}-n{num_samples}-seed{seed}.safetensors"
-    path = output or default
+    vectors, report = draw(trained, name, sampler, num_samples, key)
+    population = _as_population(trained, vectors, name, sampler, seed, report)
+    file = f"{sampler.replace(':', '-')}-{name}-n{num_samples}-seed{seed}.safetensors"
+    path = output or folder / "samples" / file
     with workdir.lock(folder):
         zoo_file.write(path, population)
         entry = workdir.describe_run(workdir.command_line(), seed=seed, output=str(path))
@@ -55,32 +55,51 @@ def run(
 
 def check_request(sampler: str, num_samples: int, seed: int | None) -> None:
     """What can be refused before anything is loaded."""
-    if sampler not in samplers.names():
-        raise unknown("sampler", sampler, samplers.names())
+    samplers.check(sampler)
     if num_samples < 1:
         raise HyperJaxError(f"--num_samples={num_samples}: expected at least 1")
     if seed is not None and not 0 <= seed < 2**32:
         raise HyperJaxError(f"--seed={seed}: expected at least 0 and less than 2**32")
 
 
-def draw(trained: Trained, name: str, sampler_name: str, count: int, key: Key) -> np.ndarray:
-    """New weight vectors float32[count, D] from the sampler fitted on the train members."""
+def draw(
+    trained: Trained, name: str, sampler_name: str, count: int, key: Key
+) -> tuple[np.ndarray, dict[str, float]]:
+    """New weight vectors float32[count, D] from the sampler fitted on the train members, and
+    what the sampler reports about them.
+
+    Samplers that choose by a score are given the accuracy on validation images.
+    """
     if name not in trained.hyperreps:
         raise unknown("hyper-representation", name, trained.hyperreps)
-    model = trained.hyperreps[name]
-    sampler = samplers.get_sampler(sampler_name, trained.config.samplers, model.spec)
+    model, data = trained.hyperreps[name], trained.data
+
+    def decode(samples):
+        in_weights = sampler.space == "weights"
+        return np.asarray(samples) if in_weights else hyperrep.decode(model, np.asarray(samples))
+
+    def score(samples):
+        return lab_lib.evaluate(trained.lab, decode(samples), trained.lab.val).accuracy
+
+    sampler = samplers.get_sampler(sampler_name, trained.config.samplers, model.spec, score)
     key_fit, key_sample = jax.random.split(key)
     if sampler.space == "weights":
         # One snapshot a member: an average of two epochs of one member is no average of two.
-        state = sampler.fit(key_fit, trained.data.train[:, -1], trained.data.quality[:, -1])
-        return np.asarray(sampler.sample(key_sample, state, count))
-    anchors = hyperrep.encode(model, trained.data.train_vectors)
-    state = sampler.fit(key_fit, anchors, trained.data.quality.reshape(-1))
-    return hyperrep.decode(model, np.asarray(sampler.sample(key_sample, state, count)))
+        anchors, quality = data.train[:, -1], data.quality[:, -1]
+    else:
+        anchors, quality = hyperrep.encode(model, data.train_vectors), data.quality.reshape(-1)
+    state = sampler.fit(key_fit, anchors, quality)
+    samples = sampler.sample(key_sample, state, count)
+    return decode(samples), sampler.report(state, samples)
 
 
 def _as_population(
-    trained: Trained, vectors: np.ndarray, name: str, sampler: str, seed: int
+    trained: Trained,
+    vectors: np.ndarray,
+    name: str,
+    sampler: str,
+    seed: int,
+    report: dict[str, float],
 ) -> Zoo:
     metrics = {}
     for part in ("train", "val", "test"):
@@ -96,6 +115,7 @@ def _as_population(
         info={
             "kind": "samples",
             "sampler": sampler,
+            "report": report,
             "hyperrep": name,
             "seed": seed,
             "dataset": trained.config.dataset,
