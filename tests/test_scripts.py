@@ -68,6 +68,7 @@ def same_results(one: Path, other: Path, log_tolerance: float = 0) -> None:
         assert logs[0] == logs[1]
     for line, other_line in zip(*logs, strict=True):
         ours, theirs = json.loads(line), json.loads(other_line)
+        assert ours.pop("stage") == theirs.pop("stage")
         for record in (ours, theirs):  # nested: the zoo's correlation by layer
             record |= record.pop("init_correlation", {})
         assert ours == pytest.approx(theirs, rel=log_tolerance, abs=log_tolerance)
