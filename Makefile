@@ -26,7 +26,7 @@ $(STAMP): pyproject.toml
 demo: install ## the whole pipeline on scikit-learn's digits: zoo, autoencoder, samples, report
 	$(BIN)/python train.py --config=configs/digits.py:small --workdir=runs/digits
 	$(BIN)/python sample.py --workdir=runs/digits --sampler=joint --num_samples=100
-	$(BIN)/python evaluate.py --workdir=runs/digits
+	$(BIN)/python evaluate.py --workdir=runs/digits --experiments=fig2,fig4,tab1
 	@echo "The report: runs/digits/report/index.html"
 
 test: install ## run all tests, in two processes

@@ -2,6 +2,7 @@
 
     python evaluate.py --workdir=runs/digits
     python evaluate.py --workdir=runs/digits --experiments=fig2,tab1
+    python evaluate.py --workdir=runs/digits --experiments=tab2 --targets=configs/mnist.py:small
     python evaluate.py --list
 
 Populations that were made before are read, not made again; a killed run goes on.
@@ -15,7 +16,10 @@ from hyperjax.tasks import cli
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder that train.py has finished.")
 _EXPERIMENTS = flags.DEFINE_list("experiments", [], "Which to run; default: all. See --list.")
-_SAMPLERS = flags.DEFINE_list("samplers", [], "Restrict tab1 to these; default: the config's.")
+_SAMPLERS = flags.DEFINE_list("samplers", [], "Use these samplers; default: the config's.")
+_TARGETS = flags.DEFINE_list(
+    "targets", [], "Data sets to transfer to: finished workdirs, or configs/x.py[:scale]."
+)
 _NUM_SAMPLES = flags.DEFINE_integer(
     "num_samples", None, "Models a population; default: the config's."
 )
@@ -26,11 +30,11 @@ _LIST = flags.DEFINE_bool("list", False, "List the experiments and exit.")
 def main(argv: list[str]) -> None:
     def task():
         from hyperjax.errors import HyperJaxError
-        from hyperjax.tasks import evaluate
+        from hyperjax.tasks import evaluate, experiments
 
         cli.refuse_arguments(argv)
         if _LIST.value:
-            for name, description in evaluate.describe().items():
+            for name, description in experiments.DESCRIPTIONS.items():
                 print(f"{name:14} {description}")
             return
         if _WORKDIR.value is None:
@@ -39,6 +43,7 @@ def main(argv: list[str]) -> None:
             Path(_WORKDIR.value),
             tuple(_EXPERIMENTS.value),
             samplers=tuple(_SAMPLERS.value),
+            targets=tuple(_TARGETS.value),
             num_samples=_NUM_SAMPLES.value,
             data_dir=_DATA_DIR.value,
         )

@@ -1,11 +1,12 @@
 """A laboratory: images on the devices, and the engine that runs populations on them."""
 
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
-from hyperjax import cost, distributed, population
+from hyperjax import cost, distributed, metrics, population
 from hyperjax.errors import HyperJaxError
 from hyperjax.population import Engine, Evaluation, Images
 from hyperjax.types import Array
@@ -36,6 +37,26 @@ def members_per_call(engine: Engine, num_images: int) -> int:
 
 def evaluate(lab: Lab, vectors: Array, images: Images) -> Evaluation:
     """Evaluate flat vectors float32[M, D] as networks; host arrays over M."""
+    return _in_parts(population.evaluate, lab, vectors, images)
+
+
+def logits(lab: Lab, vectors: Array, images: Images) -> np.ndarray:
+    """Outputs float32[M, N, 10] of networks float32[M, D] on N images."""
+    return _in_parts(population.logits, lab, vectors, images)
+
+
+def disagreement(lab: Lab, vectors: Array) -> float:
+    """Mean share of test images on which two models of float32[M, D] differ.
+
+    Diverged models are left out; NaN if fewer than two are there.
+    """
+    finite = vectors[np.isfinite(vectors).all(axis=1)]
+    if len(finite) < 2:
+        return float("nan")
+    return float(metrics.pairwise_disagreement(evaluate(lab, finite, lab.test).predictions))
+
+
+def _in_parts(fn: Callable, lab: Lab, vectors: Array, images: Images) -> Any:
     count = len(vectors)
     if count == 0:
         raise HyperJaxError("the population is empty: expected at least one model to evaluate")
@@ -45,6 +66,6 @@ def evaluate(lab: Lab, vectors: Array, images: Images) -> Evaluation:
     for begin in range(0, count, size):
         rows = np.asarray(vectors[begin : begin + size], np.float32)
         placed = population.place_members(lab.engine, rows, size)
-        result = population.evaluate(lab.engine, placed, images)
+        result = fn(lab.engine, placed, images)
         parts.append(distributed.fetch(result))
     return jax.tree.map(lambda *leaves: np.concatenate(leaves)[:count], *parts)

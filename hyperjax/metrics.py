@@ -7,6 +7,7 @@ import functools
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from hyperjax.errors import HyperJaxError, unknown
 from hyperjax.types import Array
@@ -104,6 +105,20 @@ def nearest_distance(vectors: Array, anchors: Array, *, exclude_self: bool = Fal
         return jnp.sqrt(jnp.min(squares))
 
     return jax.lax.map(one, (jnp.arange(len(vectors)), jnp.asarray(vectors)))
+
+
+def novelty(vectors: Array, train_vectors: Array) -> float:
+    """Mean distance of models f[M, D] to their nearest train model, in units of the mean distance
+    of train models f[T, D] to their nearest other: 0 replays, 1 is as far as another member.
+
+    Both must be aligned to one reference. Diverged models are left out; NaN if there is nothing
+    to compare.
+    """
+    finite = vectors[np.isfinite(vectors).all(axis=1)]
+    if len(train_vectors) < 2 or not len(finite):
+        return float("nan")
+    among = nearest_distance(train_vectors, train_vectors, exclude_self=True)
+    return float(np.mean(nearest_distance(finite, train_vectors)) / np.mean(among))
 
 
 def _check_references(models: Array, references: Array, exclude_self: bool) -> None:

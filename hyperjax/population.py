@@ -155,10 +155,15 @@ def start_member(engine: Engine, vector: Array, member: Hyper) -> Members:
     return Members(vector, tx.init(vector))
 
 
+def outputs_member(engine: Engine, vector: Array, images: Images, index: Array) -> Array:
+    """Logits float32[n, 10] of the network `vector` on chosen images."""
+    params = weights.unflatten(engine.spec, vector)
+    return engine.model.apply({"params": params}, normalize(images, index))
+
+
 def apply_member(engine: Engine, vector: Array, images: Images, index: Array):
     """Losses float32[n] and predictions int32[n] of the network `vector` on chosen images."""
-    params = weights.unflatten(engine.spec, vector)
-    logits = engine.model.apply({"params": params}, normalize(images, index))
+    logits = outputs_member(engine, vector, images, index)
     losses = optax.softmax_cross_entropy_with_integer_labels(logits, images.labels[index])
     # NaN logits would be argmax-ed to class 0
     return losses, jnp.where(jnp.isfinite(losses), logits.argmax(-1), _NO_CLASS)
@@ -228,6 +233,15 @@ def evaluate_member(engine: Engine, vector: Array, images: Images) -> Evaluation
     return Evaluation(loss=loss, accuracy=accuracy, predictions=predictions.reshape(-1)[:count])
 
 
+def logits_member(engine: Engine, vector: Array, images: Images) -> Array:
+    """Logits float32[N, 10] on all images, in batches that fit the cache."""
+    count = len(images.labels)
+    batch = min(engine.micro_batch, count)
+    index = jnp.minimum(jnp.arange(-(-count // batch) * batch), count - 1).reshape(-1, batch)
+    outputs = lax.map(lambda part: outputs_member(engine, vector, images, part), index)
+    return outputs.reshape(-1, outputs.shape[-1])[:count]
+
+
 # --- the population ---------------------------------------------------------------------
 
 
@@ -283,6 +297,16 @@ def evaluate(engine: Engine, vectors: Array, images: Images) -> Evaluation:
 
     def one(vector, images):
         return evaluate_member(engine, vector, images)
+
+    return _over_members(engine, one)(vectors, images)
+
+
+@functools.partial(jax.jit, static_argnames="engine")
+def logits(engine: Engine, vectors: Array, images: Images) -> Array:
+    """Outputs float32[M, N, 10] of flat vectors float32[M, D] on `images`."""
+
+    def one(vector, images):
+        return logits_member(engine, vector, images)
 
     return _over_members(engine, one)(vectors, images)
 

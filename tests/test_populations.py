@@ -6,10 +6,9 @@ import jax
 import numpy as np
 import pytest
 
-from hyperjax import alignment, lab, population, symmetry, weights_data
+from hyperjax import alignment, lab, metrics, population, symmetry, weights_data
 from hyperjax.config import Config, TrainingConfig, ZooConfig
 from hyperjax.errors import HyperJaxError
-from hyperjax.experiments import tab1
 from hyperjax.io import zoo_file
 from hyperjax.lab import Lab
 from hyperjax.models.cnn import zoo_cnn_spec
@@ -128,11 +127,11 @@ def test_trajectories_are_aligned_as_one():
 
 def test_novelty_of_replays_and_strangers():
     train = np.eye(4, 2464, dtype=np.float32)
-    assert tab1.novelty(train[:2], train) == 0
+    assert metrics.novelty(train[:2], train) == 0
     # as far from its nearest train model as these are from each other
     stranger = np.eye(1, 2464, k=10, dtype=np.float32)
-    assert tab1.novelty(stranger, train) == pytest.approx(1)
-    assert np.isnan(tab1.novelty(np.full((1, 2464), np.nan), train))
+    assert metrics.novelty(stranger, train) == pytest.approx(1)
+    assert np.isnan(metrics.novelty(np.full((1, 2464), np.nan), train))
 
 
 def test_symmetric_networks_predict_the_same(small_lab):

@@ -16,7 +16,7 @@ from hyperjax.errors import HyperJaxError
 from hyperjax.hyperrep import HyperRep, Statistics
 from hyperjax.io.files import atomic_write
 
-SCHEMA = 1
+SCHEMA = 2  # 1: attention with separate q, k and v
 FORMAT = "hyperjax-hyperrep"
 
 
@@ -52,7 +52,7 @@ def read(path: Path) -> tuple[HyperRep, dict[str, Any]]:
     if meta.get("format") != FORMAT or meta.get("schema") != str(SCHEMA):
         raise HyperJaxError(
             f"{path}: format {meta.get('format')!r}, schema {meta.get('schema')!r}; expected "
-            f"{FORMAT!r}, schema '{SCHEMA}'"
+            f"{FORMAT!r}, schema '{SCHEMA}'; delete it and run train.py again to make it anew"
         )
     try:
         tree = traverse_util.unflatten_dict(tensors, sep="/")

@@ -1,6 +1,7 @@
 """`sample.py`: draw new models from a trained workdir."""
 
 from pathlib import Path
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -36,8 +37,8 @@ def run(
     name = name or hyperreps.main_name(trained.config)
     seed = trained.config.seed if seed is None else seed
     key = jax.random.fold_in(root_key(trained.config.seed, Stream.SAMPLES), seed)
-    vectors, report = draw(trained, name, sampler, num_samples, key)
-    population = _as_population(trained, vectors, name, sampler, seed, report)
+    drawn = draw(trained, name, sampler, num_samples, key)
+    population = _as_population(trained, drawn, name, sampler, seed)
     file = f"{sampler.replace(':', '-')}-{name}-n{num_samples}-seed{seed}.safetensors"
     path = output or folder / "samples" / file
     with workdir.lock(folder):
@@ -62,11 +63,17 @@ def check_request(sampler: str, num_samples: int, seed: int | None) -> None:
         raise HyperJaxError(f"--seed={seed}: expected at least 0 and less than 2**32")
 
 
-def draw(
-    trained: Trained, name: str, sampler_name: str, count: int, key: Key
-) -> tuple[np.ndarray, dict[str, float]]:
-    """New weight vectors float32[count, D] from the sampler fitted on the train members, and
-    what the sampler reports about them.
+class Draw(NamedTuple):
+    """What a sampler drew."""
+
+    samples: np.ndarray  # float32[N, latent] or, from a sampler on weights, float32[N, D]
+    vectors: np.ndarray  # float32[N, D]: the samples, decoded
+    anchors: np.ndarray  # float32[A, latent or D]: what the sampler was fitted on
+    report: dict[str, float]  # what the sampler says of them
+
+
+def draw(trained: Trained, name: str, sampler_name: str, count: int, key: Key) -> Draw:
+    """`count` new networks from the sampler fitted on the train members.
 
     Samplers that choose by a score are given the accuracy on validation images.
     """
@@ -90,18 +97,12 @@ def draw(
         anchors, quality = hyperrep.encode(model, data.train_vectors), data.quality.reshape(-1)
     state = sampler.fit(key_fit, anchors, quality)
     samples = sampler.sample(key_sample, state, count)
-    return decode(samples), sampler.report(state, samples)
+    report = sampler.report(state, samples)
+    return Draw(np.asarray(samples), decode(samples), np.asarray(anchors), report)
 
 
-def _as_population(
-    trained: Trained,
-    vectors: np.ndarray,
-    name: str,
-    sampler: str,
-    seed: int,
-    report: dict[str, float],
-) -> Zoo:
-    metrics = {}
+def _as_population(trained: Trained, drawn: Draw, name: str, sampler: str, seed: int) -> Zoo:
+    vectors, metrics = drawn.vectors, {}
     for part in ("train", "val", "test"):
         result = lab_lib.evaluate(trained.lab, vectors, getattr(trained.lab, part))
         metrics[f"{part}_loss"] = result.loss[:, None]
@@ -115,7 +116,7 @@ def _as_population(
         info={
             "kind": "samples",
             "sampler": sampler,
-            "report": report,
+            "report": drawn.report,
             "hyperrep": name,
             "seed": seed,
             "dataset": trained.config.dataset,

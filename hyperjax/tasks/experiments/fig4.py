@@ -1,0 +1,76 @@
+"""Figure 4: all samplers as decoded, against training from scratch."""
+
+from hyperjax import samplers
+from hyperjax.experiments import fig4
+from hyperjax.experiments.fig4 import Fig4
+from hyperjax.io import plots
+from hyperjax.io.report import Figure, Section
+from hyperjax.io.tables import Table
+from hyperjax.tasks import sources
+from hyperjax.tasks.context import Context
+from hyperjax.tasks.experiments.common import percent
+
+
+def run(context: Context) -> Fig4:
+    trained = context.trained
+    scratch = sources.from_scratch(context)
+    populations = {label: sources.drawn(context, label) for label in sources.sources(context)}
+    epoch = 25 if 25 in scratch.epochs else int(scratch.epochs[-1])
+    return fig4.run(populations, scratch, epoch, trained.data.train[:, -1], trained.lab)
+
+
+def section(context: Context, result: Fig4) -> Section:
+    scratch = f"B_T, epoch {result.scratch_epoch}"
+    boxes = {name: 100 * row.accuracy for name, row in result.populations.items()}
+    rows = [(scratch, len(result.scratch), percent(result.scratch), None, None)]
+    rows += [
+        (name, len(row.accuracy), percent(row.accuracy), 100 * row.disagreement, row.novelty)
+        for name, row in result.populations.items()
+    ]
+    against = [
+        (b, -c.rank_biserial, 1 - c.cles, c.mwu_p, -c.cohens_d, c.welch_p)
+        for a, b, c in result.comparisons
+        if a == "B_T"
+    ]
+    return Section(
+        "fig4",
+        "All samplers as decoded (Figure 4)",
+        text=(
+            "No step of training has been taken. B_T are the zoo's test members, trained from "
+            f"scratch for {result.scratch_epoch} epochs.",
+        ),
+        tables=(
+            Table(
+                "accuracy",
+                "As decoded",
+                ("population", "models", "test accuracy (%)", "disagreement (%)", "novelty"),
+                tuple(rows),
+                note="mean ± standard deviation over models",
+            ),
+            Table(
+                "against_b_t",
+                f"Against {scratch}",
+                ("population", "rank-biserial", "common-language effect", "p Mann-Whitney",
+                 "Cohen's d", "p Welch"),
+                tuple(against),
+                note="Positive: above B_T. Two-sided, Holm-corrected over all pairs of "
+                "populations; all pairs are in fig4.json.",
+            ),
+            Table("samplers", "Samplers", ("name", "what it draws"),
+                  tuple(samplers.describe().items())),
+        ),
+        figures=(
+            Figure(
+                "epoch0",
+                "Populations as decoded",
+                plots.population_boxes(
+                    boxes | {scratch: 100 * result.scratch},
+                    "test accuracy (%)",
+                    highlights=[name for name in boxes if name[:2] not in ("S_", "B_")] + [scratch],
+                ),
+                alt="Test accuracy of every population before fine-tuning, and of B_T",
+                note="Baselines in weight space and training from scratch in the second colour.",
+            ),
+        ),
+        data=result._asdict(),
+    )  # fmt: skip
