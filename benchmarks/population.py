@@ -23,7 +23,7 @@ from hyperjax.tasks import cli
 
 ALONE = ("eager", "channels_last", "compile")
 TOGETHER = ("vmap", "vmap_compile")
-MOST_TOGETHER = 128  # members; more only fall out of PyTorch's cache
+MOST_TOGETHER = 128  # members; more only fall out of PyTorch's cache, so they are not run again
 OURS = (("tiles", "map"), ("patches", "map"), ("patches", "vmap"), ("xla", "map"), ("xla", "vmap"))
 EVALUATION_BATCHES = (32, 128, 500)
 
@@ -81,12 +81,12 @@ def contenders(
             name = f"torch {form}" + (f" {size}" if work != "train" else "")
             ask = request | {"form": form, "batch": size}
             out[name] = Contender(lambda ask=ask: alone(ask), workers * images)
-    if members > 1:
-        stacked, fewer = min(members, MOST_TOGETHER), 1280
+    if 1 < members <= MOST_TOGETHER:
+        fewer = max(256, min(1280, 40_000 // members))
         for form in TOGETHER:
-            ask = request | {"form": form, "members": stacked, "images": fewer, "batch": batch}
+            ask = request | {"form": form, "members": members, "images": fewer, "batch": batch}
             name = f"torch {form}"
-            out[name] = Contender(lambda ask=ask: together(ask), stacked * fewer)
+            out[name] = Contender(lambda ask=ask: together(ask), members * fewer)
     return out
 
 

@@ -6,6 +6,7 @@ every field can be overridden on the command line.
 """
 
 import dataclasses
+import math
 import typing
 from collections.abc import Mapping
 from typing import Any
@@ -92,6 +93,8 @@ class AutoencoderConfig:
     beta: float = 0.9  # loss = beta * reconstruction + (1 - beta) * contrast
     temperature: float = 0.1
     target: str = "original"  # of the reconstruction: original (denoising) or view (published)
+    kl: float = 0.0  # variance of a variational decoder's noise, in the loss's units; 0: no VAE
+    kl_warmup: int = 0  # steps over which the KL term rises from nothing to its weight
     # training
     train_baseline: bool = True  # also train the twin with `lwln` inverted
     steps: int = 27_500
@@ -156,6 +159,17 @@ class EvaluationConfig:
     epochs: tuple[int, ...] = (0, 1, 5, 25)  # of fine-tuning at which populations are compared
     samplers: tuple[str, ...] = ()  # empty: all
     bootstrap: int = 9999  # resamples of the confidence intervals
+    assign: str = "transplant"  # of weights to unseen architectures: transplant or refill
+    unseen_models: int = 50  # models per population of each unseen architecture, at most
+    ensemble: str = "softmax"  # mean of probabilities, of logits, or (vote) majority
+    ensemble_sizes: tuple[int, ...] = tuple(range(1, 16))  # numbers of models
+    ensemble_draws: int = 15  # random ensembles of each size
+    vae_kl: float = 0.3  # `autoencoder.kl` of the VAE that experiment `vae` trains
+    noise_levels: tuple[float, ...] = (0.0, 0.01, 0.03, 0.1, 0.2, 0.3, 0.5, 1.0)  # on latents
+    pairs: int = 250  # of members that are interpolated, at most
+    points: int = 11  # on an interpolation, its ends included
+    probe_snapshots: int = 10  # of each member, on which probes are fitted and judged, at most
+    probe_members: int = 1000  # likewise, at most
 
 
 @dataclasses.dataclass(frozen=True)
@@ -167,6 +181,8 @@ class Config:
     data_dir: str = "data"
     num_train: int = 0  # training images; 0: all that validation leaves
     num_val: int = 10_000  # validation images, drawn from the official training split
+    # of matrix products on accelerators, which are several times as fast below float32
+    matmul_precision: str = "float32"
     checkpoint_seconds: float = 30.0  # least time between checkpoints of a running stage
     zoo: ZooConfig = ZooConfig()
     autoencoder: AutoencoderConfig = AutoencoderConfig()
@@ -175,11 +191,14 @@ class Config:
 
 
 _CHOICES = {
+    "matmul_precision": ("float32", "tensorfloat32", "bfloat16"),
     "zoo.activation": ACTIVATIONS,
     "zoo.init": INITS,
     "zoo.training.optimizer": OPTIMIZERS,
     "zoo.conv": ("auto", "tiles", "patches", "xla"),
     "zoo.members": ("auto", "map", "vmap"),
+    "evaluation.assign": ("refill", "transplant"),
+    "evaluation.ensemble": ("softmax", "logits", "vote"),
     "autoencoder.compression": ("token", "average", "linear"),
     "autoencoder.target": ("original", "view"),
     "autoencoder.schedule": ("constant", "cosine"),
@@ -192,7 +211,8 @@ _MAY_BE_ZERO = {
     "autoencoder.dropout", "autoencoder.projection_layers", "autoencoder.augment.mix",
     "autoencoder.augment.noise", "autoencoder.augment.erase", "autoencoder.beta",
     "autoencoder.weight_decay", "autoencoder.warmup_steps", "autoencoder.clip_norm",
-    "autoencoder.eval_models", "samplers.joint_bandwidth", "samplers.noise_scale",
+    "autoencoder.eval_models", "autoencoder.kl", "autoencoder.kl_warmup",
+    "samplers.joint_bandwidth", "samplers.noise_scale",
     "samplers.neigh.min_dist", "samplers.gan.penalty", "samplers.gan.average",
 }  # fmt: skip
 _AT_MOST_ONE = {
@@ -293,10 +313,24 @@ def _validate_relations(config: Config) -> None:
         raise HyperJaxError("config field samplers.neigh.neighbors: got 1, expected at least 2")
     if autoencoder.select == "accuracy" and not autoencoder.eval_models:
         raise HyperJaxError("config field autoencoder.select: accuracy needs eval_models > 0")
+    if autoencoder.kl and autoencoder.tanh:
+        raise HyperJaxError(
+            f"config field autoencoder.kl: got {autoencoder.kl}, but a variational autoencoder's "
+            "latents cannot be bounded: its prior is N(0, 1); expected autoencoder.tanh=False"
+        )
     low, high = (*autoencoder.augment.erase_scale, 0, 0)[:2]
     if len(autoencoder.augment.erase_scale) != 2 or not 0 <= low <= high <= 1:
         raise HyperJaxError(
             "config field autoencoder.augment.erase_scale: expected two shares, low to high"
+        )
+    if min(config.evaluation.ensemble_sizes, default=0) < 1:
+        raise HyperJaxError("config field evaluation.ensemble_sizes: expected numbers of models")
+    if config.evaluation.points < 2:
+        raise HyperJaxError("config field evaluation.points: got 1, expected at least the 2 ends")
+    levels = config.evaluation.noise_levels
+    if levels[:1] != (0,) or list(levels) != sorted(set(levels)) or not levels[-1] < math.inf:
+        raise HyperJaxError(
+            f"config field evaluation.noise_levels: got {levels}, expected rising levels from 0"
         )
     for field, values in (("evaluation.epochs", epochs), ("zoo.snapshots", zoo.snapshots),
                           ("autoencoder.epochs_seen", autoencoder.epochs_seen)):  # fmt: skip

@@ -36,8 +36,9 @@ def pairwise_disagreement(predictions: Array) -> Array:
 
 
 @functools.partial(jax.jit, static_argnames="how")
-def ensemble_predictions(logits: Array, how: str = "softmax") -> Array:
-    """Predicted classes int32[N] of the ensemble of M models with logits f[M, N, C].
+def ensemble_scores(logits: Array, how: str = "softmax") -> Array:
+    """What each model f[M, N, C] contributes to an ensemble: the ensemble of some models predicts
+    the class with the largest sum of their scores f[M, N, C].
 
     Args:
       how: "softmax" averages probabilities; "logits" averages logits; "vote" takes the
@@ -47,37 +48,62 @@ def ensemble_predictions(logits: Array, how: str = "softmax") -> Array:
     """
     if how not in ENSEMBLES:
         raise unknown("ensemble", how, ENSEMBLES)
-    scores = jnp.mean(logits if how == "logits" else jax.nn.softmax(logits), axis=0)
-    if how == "vote":
-        # A mean probability is below 1 unless the vote is unanimous: it settles ties only.
-        votes = jax.nn.one_hot(jnp.argmax(logits, axis=-1), logits.shape[-1])
-        scores += jnp.sum(votes, axis=0)
-    return jnp.argmax(scores, axis=-1).astype(jnp.int32)
+    if how == "logits":
+        return logits
+    probabilities = jax.nn.softmax(logits)
+    if how == "softmax":
+        return probabilities
+    # All probabilities together stay below one vote: they settle ties only.
+    votes = jax.nn.one_hot(jnp.argmax(logits, axis=-1), logits.shape[-1])
+    return votes + probabilities / (2 * len(logits))
+
+
+@jax.jit
+def ensemble_accuracy(scores: Array, labels: Array, members: Array) -> Array:
+    """Accuracy f32[K] of K ensembles of the models with `ensemble_scores` f[M, N, C].
+
+    `members` bool[K, M] says which models each ensemble has; labels are int[N].
+    """
+
+    def one(chosen):
+        sums = jnp.tensordot(chosen.astype(scores.dtype), scores, 1)
+        return jnp.mean(jnp.argmax(sums, axis=-1) == labels, dtype=jnp.float32)
+
+    return jax.lax.map(one, members)
+
+
+@jax.jit
+def error_overlaps(predictions: Array, train_predictions: Array, labels: Array) -> Array:
+    """Behavioural similarity of models and training models, float32[M, T].
+
+    It is the intersection over union of the sets of wrongly classified images (Zeng et al.,
+    arXiv 2506.07998). Two models without errors overlap by 1.
+
+    Args:
+      predictions: int[M, N] classes that the models predict.
+      train_predictions: int[T, N] those of the training models.
+      labels: int[N] true classes.
+    """
+    wrong = (predictions != labels[None, :]).astype(jnp.float32)
+    train_wrong = (train_predictions != labels[None, :]).astype(jnp.float32)
+    both = wrong @ train_wrong.T  # counts, exact in float32 up to 2**24 images
+    either = jnp.sum(wrong, axis=1)[:, None] + jnp.sum(train_wrong, axis=1)[None, :] - both
+    return jnp.where(either > 0, both / jnp.maximum(either, 1), 1.0)
 
 
 @functools.partial(jax.jit, static_argnames="exclude_self")
 def error_overlap(
     predictions: Array, train_predictions: Array, labels: Array, *, exclude_self: bool = False
 ) -> Array:
-    """Behavioural similarity of each model to the training model most like it, float32[M].
-
-    It is the intersection over union of the sets of wrongly classified images, maximised over
-    training models (Zeng et al., arXiv 2506.07998). Two models without errors overlap by 1.
+    """The largest of each model's `error_overlaps` with training models, float32[M].
 
     Args:
-      predictions: int[M, N] classes that the models predict.
-      train_predictions: int[T, N] those of the training models.
-      labels: int[N] true classes.
       exclude_self: the models are the training models: compare each with the others only.
 
     Raises HyperJaxError if there is nothing to compare with.
     """
     _check_references(predictions, train_predictions, exclude_self)
-    wrong = (predictions != labels[None, :]).astype(jnp.float32)
-    train_wrong = (train_predictions != labels[None, :]).astype(jnp.float32)
-    both = wrong @ train_wrong.T  # counts, exact in float32 up to 2**24 images
-    either = jnp.sum(wrong, axis=1)[:, None] + jnp.sum(train_wrong, axis=1)[None, :] - both
-    overlap = jnp.where(either > 0, both / jnp.maximum(either, 1), 1.0)
+    overlap = error_overlaps(predictions, train_predictions, labels)
     if exclude_self:
         overlap = jnp.where(jnp.eye(len(overlap), dtype=bool), -jnp.inf, overlap)
     return jnp.max(overlap, axis=1)

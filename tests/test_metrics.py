@@ -10,13 +10,20 @@ from scipy.special import softmax
 
 from hyperjax.errors import HyperJaxError
 from hyperjax.metrics import (
-    ensemble_predictions,
+    ensemble_accuracy,
+    ensemble_scores,
     error_overlap,
     nearest_distance,
     pairwise_disagreement,
 )
 
 RNG = np.random.default_rng(0)
+
+
+def ensemble_predictions(logits, how):
+    return np.asarray(ensemble_scores(logits, how)).sum(axis=0).argmax(axis=-1)
+
+
 seeds = st.integers(0, 2**32 - 1)
 
 
@@ -43,7 +50,6 @@ def test_ensemble_averages(how):
     logits = RNG.normal(0, 3, (5, 40, 10)).astype(np.float32)
     scores = softmax(logits.astype(np.float64), axis=-1) if how == "softmax" else logits
     result = ensemble_predictions(logits, how)
-    assert result.dtype == jnp.int32
     np.testing.assert_array_equal(result, scores.mean(0).argmax(-1))
 
 
@@ -73,6 +79,16 @@ def test_a_unanimous_saturated_vote_wins():
     logits[:501, :, 7], logits[501:, :, 3] = 0.01, 90.0  # barely more votes, far less sure
     assert ensemble_predictions(logits, "vote") == 7
     assert ensemble_predictions(logits, "softmax") == 3
+
+
+def test_accuracy_of_ensembles_of_some_models():
+    logits = RNG.normal(0, 3, (5, 40, 10)).astype(np.float32)
+    labels, members = RNG.integers(0, 10, 40), RNG.random((7, 5)) < 0.5
+    members[0], members[:, 2] = [1, 0, 0, 0, 0], True
+    result = ensemble_accuracy(ensemble_scores(logits, "softmax"), labels, members)
+    for accuracy, chosen in zip(result, members, strict=True):
+        mean = softmax(logits[chosen].astype(np.float64), axis=-1).mean(0)
+        assert accuracy == pytest.approx(np.mean(mean.argmax(-1) == labels))
 
 
 def test_unknown_ensemble():

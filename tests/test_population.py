@@ -312,6 +312,18 @@ def test_epochs_and_populations_share_one_compilation(engine):
     assert population.train_epoch._cache_size() == compiled
 
 
+def test_evaluations_share_one_compilation(engine):
+    images = population.place_images(engine, *TRAIN)
+    other = population.place_images(engine, *random_images(len(TRAIN[0]), seed=5))
+    vectors = np.zeros((len(IDS), SPEC.num_params), np.float32)
+    for fn in (population.evaluate, population.logits):
+        fn(engine, population.place_members(engine, vectors), images)
+        compiled = fn._cache_size()
+        for scale in (1, 2):
+            fn(engine, population.place_members(engine, vectors + scale), other)
+        assert fn._cache_size() == compiled
+
+
 def test_members_never_communicate(engine):
     hyper = population.place_members(engine, population.hyper(IDS, TRAINING))
     images = population.place_images(engine, *TRAIN)

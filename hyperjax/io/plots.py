@@ -14,7 +14,7 @@ import matplotlib
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from hyperjax.errors import unknown
 from hyperjax.types import Array
@@ -44,6 +44,7 @@ _STYLE = {
 }
 
 Panel = tuple[Array, Array, float]  # original weights, reconstructed weights, R^2
+Series = tuple[Array, Array, Array, Array]  # x, mean, and the ends of a band, f[K] each
 
 
 def weight_histograms(
@@ -120,10 +121,12 @@ def population_boxes(
 
 
 def curves(
-    series: Mapping[str, tuple[Array, Array, Array, Array]],
+    series: Mapping[str, Series],
     xlabel: str,
     ylabel: str,
     *,
+    dashed: Collection[str] = (),
+    linear_below: float = 0,
     title: str = "",
     kind: str = "svg",
 ) -> bytes:
@@ -132,6 +135,8 @@ def curves(
     Args:
       series: per name (x, mean, low, high), each f[K]. NaN leaves a gap; a band that is
         wholly NaN is not drawn.
+      dashed: names of series that are baselines.
+      linear_below: if positive, x is logarithmic from there on, and linear between it and 0.
       kind: "svg" or "png".
     """
     longest = max(map(len, series), default=0)
@@ -150,18 +155,43 @@ def curves(
                 x,
                 mean,
                 color=color,
-                linestyle=_DASHES[index // len(_COLORS) % len(_DASHES)],
+                linestyle="--" if name in dashed else _DASHES[index // len(_COLORS) % len(_DASHES)],
                 linewidth=1.8,
                 marker=marker,
                 markersize=5,
                 markevery=max(1, len(x) // 12),
                 label=name,
             )
+        if linear_below:
+            axes.set_xscale("symlog", linthresh=linear_below)
+            axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
         axes.set_xlabel(xlabel)
         axes.set_ylabel(ylabel)
         axes.set_title(title)
         if series:
             figure.legend(loc="outside lower center", ncols=names_per_row)
+        return _render(figure, kind)
+
+
+def predictions(
+    groups: Mapping[str, tuple[Array, Array]], true: str, predicted: str, *, kind: str = "svg"
+) -> bytes:
+    """Predicted against true values, each group in a colour, with the line where they agree.
+
+    Args:
+      groups: per name true and predicted values, f[N] each.
+      true: what the values are, with their unit; `predicted` likewise.
+      kind: "svg" or "png".
+    """
+    with matplotlib.rc_context(_STYLE):
+        figure = Figure(figsize=(_WIDTH, 5.0), layout="constrained")
+        axes = figure.subplots()
+        for (name, (x, y)), color in zip(groups.items(), itertools.cycle(_COLORS), strict=False):
+            axes.scatter(x, y, s=12, color=color, alpha=0.5, linewidths=0, label=name)
+        axes.axline((0, 0), slope=1, color=BLACK, linewidth=1, linestyle=":", zorder=1)
+        axes.set_xlabel(true)
+        axes.set_ylabel(predicted)
+        figure.legend(loc="outside lower center", ncols=min(len(groups), 3), markerscale=2)
         return _render(figure, kind)
 
 

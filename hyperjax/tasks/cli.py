@@ -26,7 +26,8 @@ def configure_jax() -> None:
     compiled programs are kept.
 
     XLA runs the many small operations of a zoo CNN on one core each. JAX_NUM_CPU_DEVICES and
-    JAX_DEFAULT_MATMUL_PRECISION, where set, come first. Call before JAX starts its backend.
+    JAX_DEFAULT_MATMUL_PRECISION, where set, come first; the precision is also a field of the
+    configuration, which is not known yet. Call before JAX starts its backend.
     """
     import jax
 
@@ -35,7 +36,7 @@ def configure_jax() -> None:
         cores = len(affinity(0)) if affinity else os.cpu_count() or 1
         jax.config.update("jax_num_cpu_devices", cores)
     if "JAX_DEFAULT_MATMUL_PRECISION" not in os.environ:  # float32 means float32 on GPU as well
-        jax.config.update("jax_default_matmul_precision", "highest")
+        jax.config.update("jax_default_matmul_precision", "float32")
     _keep_compiled(jax)
 
 

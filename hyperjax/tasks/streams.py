@@ -14,6 +14,7 @@ class Stream(enum.IntEnum):
     HYPERREP = 1
     SAMPLES = 2
     FINETUNING = 3
+    EXPERIMENTS = 4  # folded once more, with a number of each experiment's own
 
 
 def root_key(seed: int, stream: Stream) -> Key:

@@ -1,10 +1,14 @@
 """`train.py`: the zoo, then the hyper-representation with and without LWLN."""
 
 import dataclasses
+import os
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 
 from hyperjax import weights_data, zoo
@@ -39,14 +43,15 @@ class Trained(NamedTuple):
 
 def run(config: Config, folder: Path) -> Trained:
     """Make what the workdir lacks; on a finished one, only load it."""
+    _set_precision(config)
     data = _load_images(config)  # first: a folder should not be claimed by a mistake
     with workdir.lock(folder):
         workdir.create(folder, config)
         complete = all(path.exists() for path in _products(config, folder))
         if complete:
             console.print(f"{folder} is finished: nothing to train")
-        start = time.monotonic()
-        trained = _build(config, folder, data)
+        start, stages = time.monotonic(), {}
+        trained = _build(config, folder, data, stages)
         if not complete:
             seconds = time.monotonic() - start
             entry = workdir.describe_run(
@@ -55,6 +60,7 @@ def run(config: Config, folder: Path) -> Trained:
                 data=trained.images.fingerprint,
                 source=trained.images.source,
                 seconds=round(seconds, 1),
+                stages=stages,
             )
             workdir.add_to_manifest(folder, entry)
             console.print(f"{folder} is finished after {seconds:.0f} s")
@@ -70,12 +76,19 @@ def _products(config: Config, folder: Path) -> list[Path]:
 def load(folder: Path, data_dir: str = "") -> Trained:
     """Load a finished workdir. Raises HyperJaxError if it is not one."""
     config = workdir.load_config(folder)
+    _set_precision(config)
     if data_dir:
         config = dataclasses.replace(config, data_dir=data_dir)
     for path in _products(config, folder):
         if not path.exists():
             raise workdir.unfinished(folder, path)
-    return _build(config, folder, _load_images(config))
+    return _build(config, folder, _load_images(config), {})
+
+
+def _set_precision(config: Config) -> None:
+    """For the rest of the process; JAX_DEFAULT_MATMUL_PRECISION, where set, comes first."""
+    if "JAX_DEFAULT_MATMUL_PRECISION" not in os.environ:
+        jax.config.update("jax_default_matmul_precision", config.matmul_precision)
 
 
 def _load_images(config: Config) -> ImageData:
@@ -88,24 +101,39 @@ def _load_images(config: Config) -> ImageData:
     )
 
 
-def _build(config: Config, folder: Path, data: ImageData) -> Trained:
+def _build(config: Config, folder: Path, data: ImageData, stages: dict[str, float]) -> Trained:
+    """Make or read everything. `stages` receives the seconds of what is made from its beginning."""
     engine = make_engine(config, zoo_cnn_spec(data.train.images.shape[-1], config.zoo.activation))
     _announce(config, folder, engine, data)
     lab = make_lab(engine, data)
-    models = make_population(
-        workdir.zoo_path(folder), zoo_recipe(config, data), config, lab, f"zoo {config.dataset}"
-    )
+    zoo_path = workdir.zoo_path(folder)
+    with _timed(stages, "zoo", zoo_path, zoo_path.with_suffix(".checkpoints")):
+        models = make_population(
+            zoo_path, zoo_recipe(config, data), config, lab, f"zoo {config.dataset}"
+        )
     parts = weights_data.split(config, models)
     made = [workdir.hyperrep_path(folder, name) for name in hyperreps.variants(config)]
     if not any(path.exists() for path in made) and 0 in models.epochs:
         _describe_zoo(folder, models, parts)
     reference = _reference(config, folder, models, parts)
     weights = weights_data.load(config, models, parts, reference)
-    trained = {
-        name: hyperreps.make_hyperrep(name, config, weights, reference, lab, folder)
-        for name in hyperreps.variants(config)
-    }
+    trained = {}
+    for name in hyperreps.variants(config):
+        path = workdir.hyperrep_path(folder, name)
+        with _timed(stages, f"hyperrep/{name}", path, hyperreps.checkpoint_folder(folder, name)):
+            trained[name] = hyperreps.make_hyperrep(name, config, weights, reference, lab, folder)
     return Trained(config, data, lab, models, parts, weights, trained)
+
+
+@contextmanager
+def _timed(
+    stages: dict[str, float], stage: str, product: Path, checkpoints: Path
+) -> Iterator[None]:
+    """Note the seconds of a stage, unless it is only read, or goes on from an earlier command."""
+    whole, start = not product.exists() and not checkpoints.exists(), time.monotonic()
+    yield
+    if whole:
+        stages[stage] = round(time.monotonic() - start, 2)
 
 
 def _announce(config: Config, folder: Path, engine: Engine, data: ImageData) -> None:

@@ -13,6 +13,10 @@ DESCRIPTIONS = {
     "fig2": "weights and accuracy, original against reconstructed, with and without LWLN",
     "fig4": "all samplers as decoded, against training from scratch",
     "tab1": "populations as decoded and fine-tuned, against training from scratch",
+    "fig5": "ensembles of sampled and of trained models",
+    "fig6": "originals and their reconstructions while they are fine-tuned",
+    "tab2": "transfer to other data sets, with the curves of figure 7 (needs --targets)",
+    "tab3": "models decoded from the latents of another zoo's models (needs --targets)",
 }
 
 

@@ -1,8 +1,14 @@
 """What the sections of several experiments share."""
 
+from collections.abc import Sequence
+
 import numpy as np
 
+from hyperjax import stats
+from hyperjax.config import Config
+from hyperjax.io import plots
 from hyperjax.io.tables import Spread
+from hyperjax.types import Array
 
 HYPERREPS = {"lwln": "with LWLN", "no_lwln": "without LWLN"}
 PARTS = {"train": "train members", "heldout": "held-out members"}
@@ -14,3 +20,11 @@ def percent(accuracy: np.ndarray) -> Spread:
     if not len(finite):
         return Spread(float("nan"), float("nan"))
     return Spread(100 * float(np.mean(finite)), 100 * float(np.std(finite)))
+
+
+def band(x: Array, values: Sequence[Array], config: Config) -> plots.Series:
+    """Means of the values f[N] at each x, with their 95 % bootstrap intervals."""
+    resamples, seed = config.evaluation.bootstrap, config.seed
+    all_of = [stats.summarize(at, bootstrap=resamples, seed=seed) for at in values]
+    low, high = (np.array([s.mean_ci[end] for s in all_of]) for end in (0, 1))
+    return np.asarray(x), np.array([s.mean for s in all_of]), low, high

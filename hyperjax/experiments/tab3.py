@@ -1,0 +1,64 @@
+"""Table 3 of the paper: models decoded from the latents of another data set's models."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from hyperjax import hyperrep, lab, losses, weights_data
+from hyperjax.experiments import fig5
+from hyperjax.hyperrep import HyperRep
+from hyperjax.lab import Lab
+from hyperjax.types import Array
+
+
+class Conditioned(NamedTuple):
+    """Models of an unseen zoo before and after the autoencoder; all on that zoo's test images."""
+
+    original: np.ndarray  # float32[M]: accuracy of the unseen zoo's models
+    decoded: np.ndarray  # float32[M]: of their reconstructions
+    ensembles: np.ndarray  # float32[draws]: of ensembles of reconstructions
+    ensemble_size: int
+    control: np.ndarray  # float32[T]: of the autoencoder's own train members, reconstructed
+    control_ensembles: np.ndarray  # float32[draws]
+    r2: float  # of the reconstructions, 0: no better than the autoencoder's mean
+
+
+def run(
+    model: HyperRep,
+    unseen: Array,
+    own: Array,
+    lab_: Lab,
+    *,
+    ensemble_size: int,
+    draws: int,
+    how: str,
+    seed: int,
+) -> Conditioned:
+    """Encode and decode models float32[M, D] of a zoo that the autoencoder never saw.
+
+    They are aligned to the autoencoder's reference first. `own` float32[T, D] are its train
+    members, aligned: what their reconstructions reach on the unseen data set needs no
+    conditioning at all. `lab_` is that of the unseen zoo's data set.
+    """
+    aligned = unseen
+    if model.config.align:
+        aligned = weights_data.align(model.spec, unseen[:, None], model.reference)[:, 0]
+    decoded = hyperrep.reconstruct(model, aligned)
+    stats = model.statistics
+    r2 = losses.r_squared(model.spec, decoded, aligned, own.mean(0), stats.layer_std)["all"]
+
+    def ensembles(vectors: np.ndarray) -> fig5.Ensembles:
+        size: Sequence[int] = (min(ensemble_size, len(vectors)),)
+        return fig5.of_population(lab_, lab_.test, vectors, size, draws, how, seed)
+
+    mine, theirs = ensembles(decoded), ensembles(hyperrep.reconstruct(model, own))
+    return Conditioned(
+        original=lab.evaluate(lab_, unseen, lab_.test).accuracy,
+        decoded=mine.single,
+        ensembles=mine.accuracy[0],
+        ensemble_size=int(mine.sizes[0]),
+        control=theirs.single,
+        control_ensembles=theirs.accuracy[0],
+        r2=r2,
+    )
