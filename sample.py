@@ -16,7 +16,10 @@ _WORKDIR = flags.DEFINE_string("workdir", None, "Folder that train.py has finish
 _SAMPLER = flags.DEFINE_string("sampler", None, "Name of the sampler; --list names them.")
 _NUM_SAMPLES = flags.DEFINE_integer("num_samples", 100, "Number of models to draw.")
 _HYPERREP = flags.DEFINE_string(
-    "hyperrep", "", "Hyper-representation: lwln or no_lwln; default: the configuration's own."
+    "hyperrep",
+    "",
+    "Hyper-representation: lwln, no_lwln or, once evaluate.py has run experiment vae, vae; "
+    "default: the configuration's own.",
 )
 _SEED = flags.DEFINE_integer("seed", None, "Seed of the draws; default: the configuration's.")
 _OUTPUT = flags.DEFINE_string("output", None, "File to write; default: WORKDIR/samples/...")

@@ -164,7 +164,7 @@ class EvaluationConfig:
     ensemble: str = "softmax"  # mean of probabilities, of logits, or (vote) majority
     ensemble_sizes: tuple[int, ...] = tuple(range(1, 16))  # numbers of models
     ensemble_draws: int = 15  # random ensembles of each size
-    vae_kl: float = 0.3  # `autoencoder.kl` of the VAE that experiment `vae` trains
+    vae_kl: float = 1.0  # `autoencoder.kl` of the VAE that experiment `vae` trains
     noise_levels: tuple[float, ...] = (0.0, 0.01, 0.03, 0.1, 0.2, 0.3, 0.5, 1.0)  # on latents
     pairs: int = 250  # of members that are interpolated, at most
     points: int = 11  # on an interpolation, its ends included

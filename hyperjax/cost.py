@@ -68,7 +68,7 @@ def autoencoder_flops(c: AutoencoderConfig, spec: WeightSpec) -> int:
         trained += 2 * t * c.dim**2 + 2 * c.dim**2 + 2 * c.dim * c.mlp_dim + 2 * t * c.dim
     else:
         trained = embedding + c.blocks * _block_macs(c, tokens)
-    trained += pooled * c.latent  # the encoder; now the decoder
+    trained += pooled * c.latent * (2 if c.kl else 1)  # the encoder; now the decoder
     trained += c.latent * tokens * c.dim + c.blocks * _block_macs(c, tokens) + embedding
     widths = [c.latent, *[c.projection_hidden] * c.projection_layers]
     widths += [c.projection_dim] if c.projection_layers else []
@@ -78,13 +78,21 @@ def autoencoder_flops(c: AutoencoderConfig, spec: WeightSpec) -> int:
     return 2 * (2 * c.batch_size) * (3 * trained + 3 * fixed)
 
 
+def decoding_flops(c: AutoencoderConfig, spec: WeightSpec) -> int:
+    """Operations to decode one latent."""
+    tokens = spec.num_tokens
+    macs = c.latent * tokens * c.dim + c.blocks * _block_macs(c, tokens)
+    macs += sum(layer.num_neurons * layer.token_size for layer in spec.layers) * c.dim
+    return 2 * (macs + c.latent * spec.num_params * c.linear_path)
+
+
 def autoencoder_params(c: AutoencoderConfig, spec: WeightSpec) -> int:
     """Number of weights of the matrix products, biases and norms aside."""
     tokens = spec.num_tokens
     embedding = sum(layer.token_size for layer in spec.layers) * c.dim
     pooled = tokens * c.dim if c.compression == "linear" else c.dim
     blocks = 2 * c.blocks * (4 * c.dim**2 + 2 * c.dim * c.mlp_dim)
-    bottleneck = pooled * c.latent + c.latent * tokens * c.dim
+    bottleneck = pooled * c.latent * (2 if c.kl else 1) + c.latent * tokens * c.dim
     return 2 * embedding + blocks + bottleneck + 2 * spec.num_params * c.latent * c.linear_path
 
 

@@ -18,7 +18,7 @@ from jax.sharding import PartitionSpec as P
 from hyperjax import augment, cost, distributed, losses, weights
 from hyperjax.config import AutoencoderConfig
 from hyperjax.errors import HyperJaxError
-from hyperjax.models.autoencoder import Autoencoder, make_autoencoder
+from hyperjax.models.autoencoder import Autoencoder, Posterior, make_autoencoder
 from hyperjax.types import Array, Key, Params
 from hyperjax.weights import WeightSpec
 
@@ -133,6 +133,12 @@ def principal_components(
     Components are those of the reconstruction loss's metric, so that LWLN decides which count.
     Latents are whitened, and small enough for the tanh to be nearly linear; the decoder is the
     least-squares inverse.
+
+    A VAE's path is the linear VAE of the least loss, which is known too: probabilistic principal
+    components with the noise variance s^2 = `kl` (Lucas et al., "Don't blame the ELBO", 2019). A
+    component of variance v gets a posterior of mean variance 1 - s^2 / v and variance s^2 / v, so
+    that the latents of all train vectors have variance 1, and the decoder's gain sqrt(v - s^2);
+    with v <= s^2 it is left out, and its latent is the prior.
     """
     c, spec = trainer.config, trainer.spec
     inputs = np.asarray(to_inputs(spec, stats, np.asarray(vectors)), np.float64)
@@ -140,13 +146,21 @@ def principal_components(
     _, singular, components = np.linalg.svd(inputs / metric, full_matrices=False)
     rank = min(c.latent, int(np.sum(singular > 1e-6 * singular[0])))
     std = singular[:rank] / np.sqrt(len(inputs))
-    gain = _LATENT_STD if c.tanh else 1.0
+    known = np.maximum(1 - c.kl / std**2, 0)  # share of each latent's variance; without `kl`, all
+    gain = _LATENT_STD if c.tanh else np.sqrt(known)
     encoder = np.zeros((spec.num_params, c.latent))
     encoder[:, :rank] = gain * components[:rank].T / std / metric[:, None]
-    latents = inputs @ encoder
-    latents = np.tanh(latents) if c.tanh else latents
-    decoder = np.linalg.lstsq(latents, inputs, rcond=1e-6)[0]
     params = jax.tree.map(lambda leaf: leaf, state.params)  # a copy of the dictionaries
+    if c.kl:
+        decoder = np.zeros(encoder.T.shape)
+        decoder[:rank] = (gain * std)[:, None] * components[:rank] * metric
+        log_variance = np.zeros(c.latent)
+        log_variance[:rank] = np.log1p(-known)
+        params["encoder"]["log_variance"]["bias"] = jnp.asarray(log_variance, jnp.float32)
+    else:
+        latents = inputs @ encoder
+        latents = np.tanh(latents) if c.tanh else latents
+        decoder = np.linalg.lstsq(latents, inputs, rcond=1e-6)[0]
     params["encoder"]["linear"]["kernel"] = jnp.asarray(encoder, jnp.float32)
     params["decoder"]["linear"]["kernel"] = jnp.asarray(decoder, jnp.float32)
     return jax.device_put(state._replace(params=params), NamedSharding(trainer.mesh, P()))
@@ -162,26 +176,57 @@ def loss_scale(config: AutoencoderConfig, stats: Statistics) -> Array:
 
 
 def loss_fn(
-    trainer: Trainer, params: Params, stats: Statistics, vectors: Array, key: Key
+    trainer: Trainer,
+    params: Params,
+    stats: Statistics,
+    vectors: Array,
+    key: Key,
+    step: Array | None = None,
 ) -> tuple[Array, dict[str, Array]]:
-    """beta * reconstruction + (1 - beta) * contrast of two augmented views of [B, D]."""
+    """beta * reconstruction + (1 - beta) * contrast of two augmented views of [B, D].
+
+    With `kl`, `kl_penalty` joins the reconstruction, which is then of samples of the posterior.
+    `step` matters to its warm-up only; None: that is over.
+    """
     c, spec = trainer.config, trainer.spec
     key_views, key_corrupt, key_dropout = jax.random.split(key, 3)
     both = [augment.networks(k, spec, c.augment, vectors) for k in jax.random.split(key_views)]
     clean = to_inputs(spec, stats, jnp.concatenate(both))
     inputs = augment.corrupt(key_corrupt, c.augment, clean)
-    _, outputs, projections = trainer.module.apply(
-        {"params": params}, inputs, train=True, rngs={"dropout": key_dropout}
+    rngs = {"dropout": key_dropout}
+    if c.kl:
+        rngs["latent"] = jax.random.fold_in(key, 3)  # the fourth, after the three above
+    latents, outputs, projections = trainer.module.apply(
+        {"params": params}, inputs, train=True, rngs=rngs
     )
     target = clean if c.target == "original" else inputs
     reconstruction, _ = losses.reconstruction(spec, outputs, target, loss_scale(c, stats))
     metrics = {"reconstruction": reconstruction}
     loss = reconstruction
+    if c.kl:
+        metrics["kl"] = losses.gaussian_kl(*latents).sum(-1).mean()
+        warm = step is None or not c.kl_warmup
+        share = 1.0 if warm else jnp.minimum(step / c.kl_warmup, 1.0)
+        loss = loss + share * kl_penalty(c, spec, metrics["kl"])
     if c.beta < 1:
         contrast = losses.nt_xent(*jnp.split(projections, 2), c.temperature)
         metrics["contrast"] = contrast
-        loss = c.beta * reconstruction + (1 - c.beta) * contrast
+        loss = c.beta * loss + (1 - c.beta) * contrast
     return loss, metrics | {"loss": loss}
+
+
+def kl_penalty(config: AutoencoderConfig, spec: WeightSpec, nats: float | Array) -> float | Array:
+    """What a mean KL divergence of so many nats a network adds to the reconstruction's loss.
+
+    With Gaussian decoder noise of variance s^2 = `kl` on each of the D weights, in the loss's
+    units (with LWLN, a layer's variance is 1), the negative evidence lower bound is
+
+        D / (2 s^2) * reconstruction + KL + a constant,
+
+    so reconstruction + 2 s^2 / D * KL is the same up to a factor. Every `kl` is thus the true
+    bound of some noise: a larger one explains more of the weights as noise.
+    """
+    return 2 * config.kl / spec.num_params * nats
 
 
 def _step(trainer: Trainer, state: TrainState, data: Array, stats: Statistics):
@@ -195,7 +240,7 @@ def _step(trainer: Trainer, state: TrainState, data: Array, stats: Statistics):
     )
     key = jax.random.fold_in(jax.random.fold_in(state.key, 1), state.step)
     grad_fn = jax.value_and_grad(loss_fn, argnums=1, has_aux=True)
-    (_, metrics), grads = grad_fn(trainer, state.params, stats, vectors, key)
+    (_, metrics), grads = grad_fn(trainer, state.params, stats, vectors, key, state.step)
     updates, opt_state = optimizer(c).update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
     metrics["grad_norm"] = optax.tree.norm(grads)
@@ -229,14 +274,30 @@ def _encode(module: Autoencoder, spec: WeightSpec, params, stats, vectors):
 
 
 @functools.partial(jax.jit, static_argnames=("module", "spec"))
+def _posterior(module: Autoencoder, spec: WeightSpec, params, stats, vectors):
+    return module.apply({"params": params}, to_inputs(spec, stats, vectors), method="posterior")
+
+
+@functools.partial(jax.jit, static_argnames=("module", "spec"))
 def _decode(module: Autoencoder, spec: WeightSpec, params, stats, latents):
     return from_outputs(spec, stats, module.apply({"params": params}, latents, method="decode"))
 
 
 def encode(hyperrep: HyperRep, vectors: Array, *, batch: int = 256) -> np.ndarray:
-    """Aligned weight vectors float32[N, D] -> latents float32[N, latent]."""
+    """Aligned weight vectors float32[N, D] -> latents float32[N, latent]; of a VAE, their means."""
     _check(vectors, hyperrep.spec.num_params, "weight vectors")
     return _batched(_encode, hyperrep, vectors, batch)
+
+
+def posterior(hyperrep: HyperRep, vectors: Array, *, batch: int = 256) -> Posterior:
+    """Aligned weight vectors float32[N, D] -> means and log-variances float32[N, latent] of a VAE.
+
+    Raises HyperJaxError if it is none.
+    """
+    if not hyperrep.config.kl:
+        raise HyperJaxError("this hyper-representation is no VAE: its autoencoder.kl is 0")
+    _check(vectors, hyperrep.spec.num_params, "weight vectors")
+    return _batched(_posterior, hyperrep, vectors, batch)
 
 
 def decode(hyperrep: HyperRep, latents: Array, *, batch: int = 256) -> np.ndarray:
@@ -250,6 +311,30 @@ def reconstruct(hyperrep: HyperRep, vectors: Array) -> np.ndarray:
     return decode(hyperrep, encode(hyperrep, vectors))
 
 
+class Bound(NamedTuple):
+    """The evidence lower bound of a VAE on some networks."""
+
+    loss: float  # reconstruction of a sample of each posterior + `kl_penalty`
+    reconstruction: float
+    nats: np.ndarray  # float32[latent]: KL divergence of each latent, mean over networks
+
+
+def bound(hyperrep: HyperRep, vectors: Array, key: Key) -> Bound:
+    """Aligned weight vectors float32[N, D] -> their bound, in the units of the loss.
+
+    Raises HyperJaxError if the hyper-representation is no VAE.
+    """
+    c, spec, stats = hyperrep.config, hyperrep.spec, hyperrep.statistics
+    mean, log_variance = posterior(hyperrep, vectors)
+    noise = np.asarray(jax.random.normal(key, mean.shape))
+    outputs = decode(hyperrep, mean + np.exp(log_variance / 2) * noise)
+    scale = stats.layer_std if c.lwln else np.ones_like(stats.layer_std)
+    reconstruction = float(losses.reconstruction(spec, outputs, vectors, scale)[0])
+    nats = np.asarray(losses.gaussian_kl(mean, log_variance).mean(0))
+    loss = reconstruction + kl_penalty(c, spec, float(nats.sum()))
+    return Bound(loss, reconstruction, nats)
+
+
 def _check(array: Array, width: int, what: str) -> None:
     if array.ndim != 2 or array.shape[1] != width or not len(array):
         raise HyperJaxError(
@@ -259,7 +344,7 @@ def _check(array: Array, width: int, what: str) -> None:
         raise HyperJaxError(f"{what}: expected finite values, got NaN or infinity")
 
 
-def _batched(fn, hyperrep: HyperRep, array: Array, batch: int) -> np.ndarray:
+def _batched(fn, hyperrep: HyperRep, array: Array, batch: int) -> Any:
     """Apply in batches of one shape, so that any N compiles once; the last batch is padded."""
     module = make_autoencoder(hyperrep.config, hyperrep.spec)
     array = np.asarray(array, np.float32)
@@ -268,5 +353,5 @@ def _batched(fn, hyperrep: HyperRep, array: Array, batch: int) -> np.ndarray:
         rows = array[start : start + batch]
         full = np.pad(rows, ((0, batch - len(rows)), (0, 0)))
         out = fn(module, hyperrep.spec, hyperrep.params, hyperrep.statistics, full)
-        parts.append(np.asarray(out)[: len(rows)])
-    return np.concatenate(parts)
+        parts.append(out)
+    return jax.tree.map(lambda *leaves: np.concatenate(leaves)[: len(array)], *parts)

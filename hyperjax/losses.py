@@ -47,6 +47,15 @@ def nt_xent(view_i: Array, view_j: Array, temperature: float) -> Array:
     return optax.softmax_cross_entropy_with_integer_labels(similarity, positives).mean()
 
 
+def gaussian_kl(mean: Array, log_variance: Array) -> Array:
+    """KL divergence, in nats, of independent Gaussians from N(0, 1), elementwise f[...].
+
+    KL(N(m, v) || N(0, 1)) = (m^2 + v - 1 - log v) / 2 (Kingma and Welling, 2014). Never negative.
+    """
+    # expm1 keeps what a variance near 1 leaves of v - 1 - log v
+    return (mean**2 + (jnp.expm1(log_variance) - log_variance)) / 2
+
+
 def r_squared(
     spec: WeightSpec, prediction: Array, target: Array, mean: Array, layer_scale: Array
 ) -> dict[str, float]:

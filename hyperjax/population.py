@@ -70,9 +70,10 @@ class Evaluation(NamedTuple):
 class Engine:
     """How a population is computed. Hashable, hence static under `jit`."""
 
-    model: ZooCNN
+    model: Any  # linen module of images float32[N, 28, 28, C] -> logits float32[N, 10]
     spec: WeightSpec
     initializer: str
+    draw: Callable[[WeightSpec, str, Key], Array]  # initial weights of one member, float32[D]
     optimizer: str
     batch_size: int
     micro_batch: int  # images that pass through a network at once; larger batches are summed up
@@ -88,8 +89,15 @@ def make_engine(
     conv: str = "auto",
     members: str = "auto",
     devices: Any = None,
+    model: Callable[..., Any] = ZooCNN,
+    draw: Callable[[WeightSpec, str, Key], Array] = init_vector,
 ) -> Engine:
-    """Engine for zoo CNNs of `spec`, on all devices of all processes unless some are given."""
+    """Engine for networks of `spec`, on all devices of all processes unless some are given.
+
+    They are zoo CNNs, or what `model(activation=..., conv_form=...)` makes (a linen module that
+    takes the parameters of `spec`), initialised by `draw(spec, init, key)`, a function of a
+    module: an engine is static under `jit`, and equal functions must be the same one.
+    """
     devices = jax.devices() if devices is None else devices
     on_cpu = devices[0].platform == "cpu"
     if members == "auto":
@@ -100,9 +108,10 @@ def make_engine(
     if form not in FORMS:
         raise unknown("form of convolution", form, ("auto", *FORMS))
     return Engine(
-        model=ZooCNN(activation=spec.activation, conv_form=form),
+        model=model(activation=spec.activation, conv_form=form),
         spec=spec,
         initializer=init,
+        draw=draw,
         optimizer=training.optimizer,
         batch_size=training.batch_size,
         micro_batch=_MICRO_BATCH[members],
@@ -145,7 +154,7 @@ def member_key(root: Key, stream: int, member_id: Array) -> Key:
 
 
 def init_member(engine: Engine, root: Key, member: Hyper) -> Members:
-    vector = init_vector(engine.spec, engine.initializer, member_key(root, _INIT, member.ids))
+    vector = engine.draw(engine.spec, engine.initializer, member_key(root, _INIT, member.ids))
     return start_member(engine, vector, member)
 
 

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 
 from hyperjax.errors import HyperJaxError, unknown
 from hyperjax.types import Array, Key
-from hyperjax.weights import LayerSpec, WeightSpec, tokenize
+from hyperjax.weights import LayerSpec, WeightSpec, check_biases, tokenize
 
 ODD = ("tanh",)  # f(-x) = -f(x)
 HOMOGENEOUS = ("relu", "leakyrelu")  # f(a x) = a f(x) for a > 0
@@ -60,8 +60,9 @@ def input_blocks(spec: WeightSpec) -> tuple[tuple[int, int], ...]:
     weight (dense), or all positions of a channel (dense after a flattened convolution,
     channel-major: 36 columns are 4 blocks of 9 in the zoo CNN). The first layer has one block.
 
-    Raises HyperJaxError if a layer does not fit the one before.
+    Raises HyperJaxError if a layer does not fit the one before, or has no biases.
     """
+    check_biases(spec)
     blocks = [(1, spec.layers[0].token_size - 1)]
     for before, layer in itertools.pairwise(spec.layers):
         inputs, size = before.num_neurons, layer.token_size - 1

@@ -27,7 +27,7 @@ KINDS = ("conv", "dense")
 
 @dataclasses.dataclass(frozen=True)
 class LayerSpec:
-    """One layer with weights of `shape` in PyTorch's axis order, and a bias per output.
+    """One layer with weights of `shape` in PyTorch's axis order, and a bias per output or none.
 
     Attributes:
       name: key of the layer in the parameter tree.
@@ -35,12 +35,14 @@ class LayerSpec:
       shape: shape of the weights.
       pooled: whether max-pooling stands between the layer and its activation, which
         breaks the sign symmetry of odd activations (`hyperjax.symmetry`).
+      bias: whether the layer has biases. Only then can its neurons be tokens.
     """
 
     name: str
     kind: str
     shape: tuple[int, ...]
     pooled: bool = False
+    bias: bool = True
 
     def __post_init__(self):
         if self.kind not in KINDS or len(self.shape) != (4 if self.kind == "conv" else 2):
@@ -55,8 +57,13 @@ class LayerSpec:
 
     @property
     def token_size(self) -> int:
-        """Incoming weights of one neuron and its bias."""
-        return int(np.prod(self.shape[1:])) + 1
+        """Incoming weights of one neuron, and its bias."""
+        return int(np.prod(self.shape[1:])) + self.bias
+
+    @property
+    def num_weights(self) -> int:
+        """Without the biases."""
+        return int(np.prod(self.shape))
 
     @property
     def num_params(self) -> int:
@@ -117,8 +124,11 @@ def layer_ids(spec: WeightSpec) -> np.ndarray:
 
 
 def split_layer(layer: LayerSpec, block: Array) -> tuple[Array, Array]:
-    """One layer's part of a flat vector -> weights [..., *shape] and bias [..., out]."""
-    cut = layer.num_params - layer.num_neurons
+    """One layer's part of a flat vector -> weights [..., *shape] and bias [..., out].
+
+    The bias of a layer without one is [..., 0].
+    """
+    cut = layer.num_weights
     return block[..., :cut].reshape(*block.shape[:-1], *layer.shape), block[..., cut:]
 
 
@@ -131,18 +141,19 @@ def join_layer(weights: Array, bias: Array) -> Array:
 def unflatten(spec: WeightSpec, vectors: Array) -> Params:
     """Flat vectors [..., D] -> linen parameters {layer: {kernel, bias}} with leading axes `...`.
 
-    Kernels get Flax's axis order: (height, width, in, out) or (in, out).
+    Kernels get Flax's axis order: (height, width, in, out) or (in, out). Layers without bias
+    get a kernel alone.
     """
     _check_last_axis(spec, vectors)
     params, batch, lead = {}, vectors.shape[:-1], tuple(range(vectors.ndim - 1))
-    sizes = [(layer.num_params - layer.num_neurons, layer.num_neurons) for layer in spec.layers]
+    sizes = [(layer.num_weights, layer.num_params - layer.num_weights) for layer in spec.layers]
     # One split, not slices: its gradient is one concatenation.
     blocks = jnp.split(vectors, np.cumsum(sizes)[:-1], axis=-1)
     for layer, block, bias in zip(spec.layers, blocks[::2], blocks[1::2], strict=True):
         weights = block.reshape(*batch, *layer.shape)
         order = (-2, -1, -3, -4) if layer.kind == "conv" else (-1, -2)
         kernel = weights.transpose(*lead, *(weights.ndim + axis for axis in order))
-        params[layer.name] = {"kernel": kernel, "bias": bias}
+        params[layer.name] = {"kernel": kernel, "bias": bias} if layer.bias else {"kernel": kernel}
     return params
 
 
@@ -151,7 +162,8 @@ def flatten(spec: WeightSpec, params: Params) -> Array:
     blocks = []
     for layer in spec.layers:
         try:
-            kernel, bias = params[layer.name]["kernel"], params[layer.name]["bias"]
+            kernel = params[layer.name]["kernel"]
+            bias = params[layer.name]["bias"] if layer.bias else None
         except KeyError as error:
             raise HyperJaxError(
                 f"parameters have no {layer.name}/{error.args[0]}; expected layers {spec.names}"
@@ -160,10 +172,12 @@ def flatten(spec: WeightSpec, params: Params) -> Array:
         expected = tuple(layer.shape[i] for i in ((2, 3, 1, 0) if len(order) == 4 else (1, 0)))
         lead = tuple(range(kernel.ndim - len(order)))
         batch = kernel.shape[: len(lead)]
-        if (kernel.shape, bias.shape) != ((*batch, *expected), (*batch, layer.num_neurons)):
+        bias = jnp.zeros((*batch, 0), kernel.dtype) if bias is None else bias
+        neurons = layer.num_params - layer.num_weights
+        if (kernel.shape, bias.shape) != ((*batch, *expected), (*batch, neurons)):
             raise HyperJaxError(
                 f"layer {layer.name}: kernel of shape {kernel.shape} and bias of shape "
-                f"{bias.shape}; expected {expected} and {(layer.num_neurons,)}"
+                f"{bias.shape}; expected {expected} and {(neurons,)}"
             )
         weights = kernel.transpose(*lead, *(kernel.ndim + axis for axis in order))
         blocks.append(join_layer(weights, bias))
@@ -171,8 +185,12 @@ def flatten(spec: WeightSpec, params: Params) -> Array:
 
 
 def tokenize(spec: WeightSpec, vectors: Array) -> tuple[Array, ...]:
-    """Flat vectors [..., D] -> one array [..., neurons, token_size] per layer."""
+    """Flat vectors [..., D] -> one array [..., neurons, token_size] per layer.
+
+    Raises HyperJaxError if a layer has no biases.
+    """
     _check_last_axis(spec, vectors)
+    check_biases(spec)
     tokens = []
     for layer, part in zip(spec.layers, spec.slices, strict=True):
         weights, bias = split_layer(layer, vectors[..., part])
@@ -183,6 +201,7 @@ def tokenize(spec: WeightSpec, vectors: Array) -> tuple[Array, ...]:
 
 def detokenize(spec: WeightSpec, tokens: Sequence[Array]) -> Array:
     """Inverse of `tokenize`."""
+    check_biases(spec)
     blocks = [join_layer(token[..., :-1], token[..., -1]) for token in tokens]
     return jnp.concatenate(blocks, axis=-1)
 
@@ -198,6 +217,16 @@ def layer_std(spec: WeightSpec, vectors: Array, floor: float = 1e-4) -> np.ndarr
         raise HyperJaxError("standard deviation of no vectors: the population is empty")
     stds = [np.std(np.asarray(vectors[:, part]), ddof=1, dtype=np.float64) for part in spec.slices]
     return np.maximum(stds, floor).astype(np.float32)
+
+
+def check_biases(spec: WeightSpec) -> None:
+    """Raises HyperJaxError if a layer has no biases: tokens and symmetries count on them."""
+    without = [layer.name for layer in spec.layers if not layer.bias]
+    if without:
+        raise HyperJaxError(
+            f"layers {', '.join(without)} have no biases; neuron tokens and symmetries are for "
+            "architectures in which every layer has them"
+        )
 
 
 def _check_last_axis(spec: WeightSpec, vectors: Array) -> None:

@@ -300,7 +300,7 @@ def batches(monkeypatch, trainer, count, steps):
     """Rows and keys of each of the first steps, by steps that compute nothing."""
     rows, keys = [], []
 
-    def record(trainer, params, stats, vectors, key):
+    def record(trainer, params, stats, vectors, key, step):
         rows.append(vectors[:, 0])
         keys.append(jax.random.key_data(key))
         return params["x"], {}

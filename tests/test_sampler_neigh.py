@@ -9,7 +9,7 @@ import pytest
 from hyperjax import samplers
 from hyperjax.config import NeighConfig, SamplersConfig, from_dict
 from hyperjax.errors import HyperJaxError
-from hyperjax.samplers.neigh import _import_umap
+from hyperjax.samplers.neigh import import_umap
 
 
 def anchors(count=40):
@@ -25,7 +25,7 @@ def fitted(key=0, **settings):
 @functools.cache
 def reference():
     """What the paper describes, by hand."""
-    umap, seed = _import_umap(), int(jax.random.bits(jax.random.key(0)))
+    umap, seed = import_umap(), int(jax.random.bits(jax.random.key(0)))
     return umap.UMAP(
         n_neighbors=15, min_dist=0.01, n_components=3, metric="euclidean", random_state=seed,
         transform_seed=seed, n_jobs=1,

@@ -21,7 +21,7 @@ SPEC = WeightSpec(
     activation="tanh",
 )
 D = SPEC.num_params  # 10 + 9
-NAMES = samplers.names()
+NAMES = samplers.names(vae=True)
 WEIGHT_SAMPLERS = ("aligned_mean", "average", "noise", "pca")
 SUBSAMPLED = ("subsample:kde30", "subsample:bootstrap:pca")
 ALL = (*NAMES, *SUBSAMPLED, "bootstrap:joint", "bootstrap:neigh30")
@@ -107,7 +107,7 @@ def test_few_anchors_are_enough(name):
     assert np.isfinite(fit_draw(make(name), some_anchors(count=4), 2)).all()
 
 
-@pytest.mark.parametrize("name", [n for n in NAMES if n not in WEIGHT_SAMPLERS])
+@pytest.mark.parametrize("name", [n for n in NAMES if n not in (*WEIGHT_SAMPLERS, "prior")])
 def test_latents_stay_within_their_range(name):
     reach = 1 + 5 * QUICK.kde_bandwidth  # the paper's samplers add noise without a bound
     assert np.abs(draw(make(name), fitted(name), 200)).max() <= reach
@@ -179,9 +179,10 @@ def test_quality_is_not_needed_without_a_selection(name):
 def test_registry():
     assert NAMES == (
         "uniform", "counterfactual", "kde", "kde30", "kde_anchor", "kde_anchor30",
-        "neigh", "neigh30", "gan", "gan30", "joint", "joint30",
+        "neigh", "neigh30", "gan", "gan30", "joint", "joint30", "prior",
         "aligned_mean", "average", "noise", "pca",
     )  # fmt: skip
+    assert samplers.names() == tuple(name for name in NAMES if name != "prior")
     lines = samplers.describe()
     assert tuple(lines) == (*NAMES, "subsample:NAME", "bootstrap:NAME")
     assert len(set(lines.values())) == len(lines)
@@ -260,6 +261,17 @@ def test_uniform_fills_the_cube():
         assert scipy.stats.kstest(column, scipy.stats.uniform(-1, 2).cdf).pvalue > 1e-3
     correlation = np.corrcoef(samples.T)[np.triu_indices(4, 1)]
     assert np.abs(correlation).max() < 5 / np.sqrt(5000)
+
+
+def test_prior_is_standard_normal_and_of_vaes_only():
+    samples = fit_draw(make("prior"), np.full((3, 4), 0.5), 5000)
+    for column in samples.T:
+        assert scipy.stats.kstest(column, scipy.stats.norm.cdf).pvalue > 1e-3
+    assert_moments(samples, np.zeros(4), np.eye(4))
+    samplers.check("subsample:prior", vae=True)
+    samplers.check("joint", vae=False)
+    with pytest.raises(HyperJaxError, match=r"subsample:prior draws from the prior .*hyperrep=vae"):
+        samplers.check("subsample:prior", vae=False)
 
 
 def test_kde_has_the_marginals_of_sklearn():

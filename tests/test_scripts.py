@@ -16,6 +16,7 @@ import pytest
 
 from hyperjax import samplers
 from hyperjax.io import hyperrep_file, zoo_file
+from hyperjax.tasks import experiments
 
 ROOT = Path(__file__).parents[1]
 CONFIG = "--config=configs/digits.py:smoke"
@@ -208,20 +209,41 @@ def test_sample_and_seed(env, trained, tmp_path):
     assert not np.array_equal(first.weights, other.weights)
 
 
-def test_evaluate_writes_a_report(env, trained):
-    done = call(env, "evaluate.py", f"--workdir={trained}")
+def test_every_experiment(env, trained):
+    """All of them in one call, with the data set itself as the target; then one of them alone,
+    from what the first call left in the workdir."""
+    few = "kde30,kde_anchor30,joint30,average"
+    arguments = ("evaluate.py", f"--workdir={trained}", f"--samplers={few}",
+                 f"--targets={CONFIG.removeprefix('--config=')}")  # fmt: skip
+    done = call(env, *arguments)
     assert done.returncode == 0, done.stderr
     report = trained / "report"
     page = (report / "index.html").read_text()
-    for name in samplers.names():
+    for name in experiments.DESCRIPTIONS:
+        assert f'<section id="{name}">' in page
+        assert json.loads((report / f"{name}.json").read_text())
+        assert list((report / name).glob("*.csv"))
+    for name in ("B_T", "B_F", "B_kde30", *few.split(",")):
         assert name in page
-    assert "B_T" in page
-    assert "B_kde30" in page
     assert not re.search(r'(?:src|href)="https?:', page)
     rows = (report / "tab1" / "accuracy.csv").read_text().splitlines()
-    assert len(rows) == 1 + 1 + len(samplers.names()) + 2  # header, B_T, samplers, B_ twice
+    assert len(rows) == 1 + 1 + 4 + 2  # header, B_T, samplers, B_ twice
     data = json.loads((report / "fig2.json").read_text())
     assert set(data) == {"lwln/train", "no_lwln/train", "lwln/heldout", "no_lwln/heldout"}
+    accuracy = json.loads((report / "tab2.json").read_text())["digits"]["table"]["populations"]
+    again = call(env, *arguments, "--experiments=tab2")
+    assert again.returncode == 0, again.stderr
+    assert "B_F on digits" not in again.stdout  # nothing was trained
+    assert not (report / "tab1.json").exists()
+    same = json.loads((report / "tab2.json").read_text())["digits"]["table"]["populations"]
+    assert same == accuracy
+
+
+def test_every_sampler_in_the_report(env, trained):
+    done = call(env, "evaluate.py", f"--workdir={trained}", "--experiments=fig4")
+    assert done.returncode == 0, done.stderr
+    page = (trained / "report" / "index.html").read_text()
+    assert all(name in page for name in samplers.names())
 
 
 def test_list_and_help(env):
@@ -242,6 +264,8 @@ def test_list_and_help(env):
         (["sample.py", "--workdir={w}/none", "--sampler=kde"], "no config.json"),
         (["evaluate.py", "--workdir={w}", "--experiments=tab9"], "there is: "),
         (["evaluate.py", "--workdir={w}", "--samplers=x"], "unknown sampler 'x'"),
+        (["evaluate.py", "--workdir={w}", "--experiments=tab2"], "name one by --targets"),
+        (["evaluate.py", "--workdir={w}", "--targets=none.py"], "no such workdir or config"),
         (["train.py", "--config=configs/digits.py:tiny", "--workdir={w}"], "full, small, smoke"),
         (["train.py", CONFIG, "--workdir={w}", "--config.dataset=cifar"], "cifar10"),
         (["train.py", CONFIG, "--workdir={w}", "--config.zoo.epochs=0"], "zoo.epochs"),

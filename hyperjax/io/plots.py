@@ -188,7 +188,8 @@ def predictions(
         axes = figure.subplots()
         for (name, (x, y)), color in zip(groups.items(), itertools.cycle(_COLORS), strict=False):
             axes.scatter(x, y, s=12, color=color, alpha=0.5, linewidths=0, label=name)
-        axes.axline((0, 0), slope=1, color=BLACK, linewidth=1, linestyle=":", zorder=1)
+        middle = float(np.mean(np.concatenate([np.ravel(x) for x, _ in groups.values()])))
+        axes.axline((middle, middle), slope=1, color=BLACK, linewidth=1, linestyle=":", zorder=1)
         axes.set_xlabel(true)
         axes.set_ylabel(predicted)
         figure.legend(loc="outside lower center", ncols=min(len(groups), 3), markerscale=2)

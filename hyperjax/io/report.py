@@ -85,13 +85,15 @@ def write_report(
 
 
 def to_jsonable(value: Any) -> Any:
-    """Mappings, sequences, dataclasses, arrays and scalars -> what JSON can hold.
+    """Mappings, sequences, dataclasses, named tuples, arrays and scalars -> what JSON can hold.
 
     Numbers that are not finite become null, which JSON has no other way to say.
     """
     if dataclasses.is_dataclass(value):
         fields = dataclasses.fields(value)
         return {field.name: to_jsonable(getattr(value, field.name)) for field in fields}
+    if hasattr(value, "_asdict"):  # a NamedTuple
+        value = value._asdict()
     if isinstance(value, Mapping):
         return {str(name): to_jsonable(entry) for name, entry in value.items()}
     if isinstance(value, tuple | list):

@@ -12,7 +12,7 @@ import os
 import platform
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -135,6 +135,16 @@ def log_metrics(workdir: Path, record: dict[str, Any]) -> None:
         return
     with open(workdir / "metrics.jsonl", "a") as file:
         file.write(json.dumps(record) + "\n")
+
+
+def read_metrics(workdir: Path, stage: str) -> list[dict[str, Any]]:
+    """The lines of a stage in metrics.jsonl, oldest first."""
+    path = workdir / "metrics.jsonl"
+    records = []
+    for line in path.read_text().splitlines() if path.exists() else ():
+        with suppress(ValueError):  # the line that a killed run was writing
+            records.append(json.loads(line))
+    return [record for record in records if record.get("stage") == stage]
 
 
 def has_metrics(workdir: Path, stage: str) -> bool:

@@ -7,11 +7,14 @@ projection head maps latents to the space of the contrastive loss.
 Not in the paper: `linear_path` adds a linear encoder and decoder beside the attention, which
 `hyperrep.principal_components` fits to the train members in closed form and which is then
 fixed. The attention starts at zero and learns what it misses (docs/design.md).
+
+With `kl` it is a variational autoencoder (paper appendix E): the encoder gives a Gaussian.
 """
 
 import dataclasses
 import functools
 import math
+from typing import NamedTuple
 
 import flax.linen as nn
 import jax
@@ -106,14 +109,22 @@ class Fixed(nn.Module):
         return x_BxF @ lax.stop_gradient(self.param("kernel", zeros, shape))
 
 
+class Posterior(NamedTuple):
+    """What a variational encoder gives: independent Gaussians."""
+
+    mean: Array  # float32[B, latent]
+    log_variance: Array  # float32[B, latent]
+
+
 class Encoder(nn.Module):
-    """Scaled, centred weight vectors float32[B, D] -> latents float32[B, latent]."""
+    """Scaled, centred weight vectors float32[B, D] -> latents float32[B, latent], or with `kl`
+    their posterior."""
 
     config: AutoencoderConfig
     spec: WeightSpec
 
     @nn.compact
-    def __call__(self, vectors_BxD: Array, *, train: bool) -> Array:
+    def __call__(self, vectors_BxD: Array, *, train: bool) -> Array | Posterior:
         c, dtype = self.config, jnp.dtype(self.config.dtype)
         tokens = weights.tokenize(self.spec, vectors_BxD)
         # One embedding per layer, shared by its neurons.
@@ -139,10 +150,13 @@ class Encoder(nn.Module):
             pooled = x_BxTxd.mean(1)
         else:  # linear: all tokens, flattened
             pooled = x_BxTxd.reshape(len(x_BxTxd), -1)
+        pooled = pooled.astype(jnp.float32)
         init = zeros if c.linear_path else None
-        z_BxZ = _dense(c.latent, jnp.float32, "bottleneck", init)(pooled.astype(jnp.float32))
+        z_BxZ = _dense(c.latent, jnp.float32, "bottleneck", init)(pooled)
         if c.linear_path:
             z_BxZ = z_BxZ + Fixed(c.latent, name="linear")(vectors_BxD)
+        if c.kl:  # at first the variance is the prior's, or what the linear path sets it to
+            return Posterior(z_BxZ, _dense(c.latent, jnp.float32, "log_variance", zeros)(pooled))
         return jnp.tanh(z_BxZ) if c.tanh else z_BxZ
 
 
@@ -202,12 +216,28 @@ class Autoencoder(nn.Module):
         self.decoder = Decoder(self.config, self.spec)
         self.head = ProjectionHead(self.config)
 
-    def __call__(self, vectors_BxD: Array, *, train: bool) -> tuple[Array, Array, Array]:
-        """Latents, reconstructions and projections of a batch."""
-        z_BxZ = self.encoder(vectors_BxD, train=train)
-        return z_BxZ, self.decoder(z_BxZ, train=train), self.head(z_BxZ)
+    def __call__(
+        self, vectors_BxD: Array, *, train: bool
+    ) -> tuple[Array | Posterior, Array, Array]:
+        """Latents, reconstructions and projections of a batch.
+
+        With `kl` the first is the posterior. In training the decoder is given samples of it, of
+        the random stream "latent", elsewhere its mean; projections are of the mean.
+        """
+        latents = self.encoder(vectors_BxD, train=train)
+        z_BxZ, drawn_BxZ = latents, latents
+        if self.config.kl:
+            z_BxZ, drawn_BxZ = latents.mean, latents.mean
+            if train:
+                noise_BxZ = jax.random.normal(self.make_rng("latent"), z_BxZ.shape)
+                drawn_BxZ = z_BxZ + jnp.exp(latents.log_variance / 2) * noise_BxZ
+        return latents, self.decoder(drawn_BxZ, train=train), self.head(z_BxZ)
 
     def encode(self, vectors_BxD: Array) -> Array:
+        latents = self.encoder(vectors_BxD, train=False)
+        return latents.mean if self.config.kl else latents
+
+    def posterior(self, vectors_BxD: Array) -> Posterior:
         return self.encoder(vectors_BxD, train=False)
 
     def decode(self, z_BxZ: Array) -> Array:
@@ -223,4 +253,5 @@ def make_autoencoder(config: AutoencoderConfig, spec: WeightSpec) -> Autoencoder
         "projection_layers", "projection_hidden", "projection_dim", "dtype",
     }  # fmt: skip
     kept = {f.name: getattr(config, f.name) for f in dataclasses.fields(config) if f.name in names}
-    return Autoencoder(AutoencoderConfig(**kept), spec)
+    # of `kl` only whether there is one
+    return Autoencoder(AutoencoderConfig(**kept, kl=float(config.kl > 0)), spec)

@@ -88,20 +88,23 @@ def init_vector(spec: WeightSpec, name: str, key: Key) -> Array:
 
 
 class Conv(nn.Module):
-    """Valid convolution with a bias on [C, H, W, N], optionally 2 x 2 max-pooled."""
+    """Valid convolution on [C, H, W, N], with or without bias, optionally 2 x 2 max-pooled."""
 
     features: int
     size: int
     form: str
     pool: bool = False
+    use_bias: bool = True
 
     @nn.compact
     def __call__(self, x_CxHxWxN: Array) -> Array:
         shape = (self.size, self.size, x_CxHxWxN.shape[0], self.features)
         kernel = self.param("kernel", zeros, shape)
-        bias = self.param("bias", zeros, (self.features,))
         convolve = conv.conv2d_pool if self.pool else conv.conv2d
         out = convolve(x_CxHxWxN, kernel, form=self.form)
+        if not self.use_bias:
+            return out
+        bias = self.param("bias", zeros, (self.features,))
         return out + bias[:, None, None, None]  # pooling and adding a constant commute
 
 

@@ -22,6 +22,7 @@ from hyperjax.samplers import (
     joint,
     kde,
     neigh,
+    prior,
     selection,
     uniform,
 )
@@ -91,24 +92,35 @@ _REGISTRY: dict[str, Build] = {
     "gan30": _best(_gan),
     "joint": _joint,
     "joint30": _best(_joint),
+    "prior": lambda config, spec: prior.prior(),
     "aligned_mean": lambda config, spec: baselines.aligned_mean(),
     "average": lambda config, spec: baselines.average(config.average_of),
     "noise": lambda config, spec: baselines.noise(config.noise_scale, spec),
     "pca": lambda config, spec: baselines.pca(config.pca_components),
 }
+_OF_VAES = ("prior",)
 _WRAPPERS: dict[str, Wrap] = {"subsample": _subsample, "bootstrap": _bootstrap}
 
 
-def names() -> tuple[str, ...]:
-    """Names of all samplers that need no score, in the registry's order."""
-    return tuple(_REGISTRY)
+def names(*, vae: bool = False) -> tuple[str, ...]:
+    """Names of all samplers that need no score, in the registry's order; with `vae`, also of those
+    that draw from the latents of a variational autoencoder only."""
+    return tuple(name for name in _REGISTRY if vae or name not in _OF_VAES)
 
 
-def check(name: str) -> None:
-    """Raises HyperJaxError if `get_sampler` knows no sampler of that name."""
+def check(name: str, *, vae: bool = True) -> None:
+    """Raises HyperJaxError if `get_sampler` knows no sampler of that name, or without `vae`, if it
+    is one of VAEs only."""
     *wrappers, inner = name.split(":")
     if inner not in _REGISTRY or not set(wrappers) <= _WRAPPERS.keys():
-        raise unknown("sampler", name, (*names(), *(f"{wrapper}:NAME" for wrapper in _WRAPPERS)))
+        known = (*names(vae=True), *(f"{wrapper}:NAME" for wrapper in _WRAPPERS))
+        raise unknown("sampler", name, known)
+    if inner in _OF_VAES and not vae:
+        raise HyperJaxError(
+            f"sampler {name} draws from the prior of a variational autoencoder; this "
+            "hyper-representation is none (autoencoder.kl is 0): sample.py --hyperrep=vae draws "
+            "from the one that evaluate.py --experiments=vae trains"
+        )
 
 
 def describe() -> dict[str, str]:
@@ -127,7 +139,7 @@ def get_sampler(
     """The sampler of that name.
 
     Args:
-      name: one of `names()`, after any number of "subsample:" and "bootstrap:".
+      name: one of `names(vae=True)`, after any number of "subsample:" and "bootstrap:".
       config: the settings of all samplers.
       spec: needed where `space` is "weights", ignored elsewhere.
       score: `score(samples f32[n, Z]) -> f32[n]`, higher is better, of what is in `space`;

@@ -54,7 +54,7 @@ def _fit(key, anchors, quality, config):
         )
     seed = int(jax.random.bits(key))
     umap = (
-        _import_umap()
+        import_umap()
         .UMAP(
             n_components=min(_SIZE, len(anchors) - 2),
             n_neighbors=min(config.neighbors, len(anchors) - 1),
@@ -73,7 +73,7 @@ def _fit(key, anchors, quality, config):
     return Embedding(umap, low, high, tanh_bound(anchors))
 
 
-def _import_umap():
+def import_umap():
     with warnings.catch_warnings():  # about a variant of UMAP that nobody asked for
         warnings.filterwarnings("ignore", "Tensorflow not installed", ImportWarning)
         import umap

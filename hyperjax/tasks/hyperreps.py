@@ -12,7 +12,7 @@ import numpy as np
 
 from hyperjax import distributed, hyperrep, losses
 from hyperjax import lab as lab_lib
-from hyperjax.config import AutoencoderConfig, Config
+from hyperjax.config import AutoencoderConfig, Config, flat
 from hyperjax.errors import HyperJaxError
 from hyperjax.hyperrep import HyperRep, Statistics, Trainer, TrainState
 from hyperjax.io import checkpoint, files, hyperrep_file, progress, workdir
@@ -23,7 +23,7 @@ from hyperjax.weights import WeightSpec
 from hyperjax.weights_data import WeightData
 
 _STEPS_PER_CALL = 10  # between two updates of the progress bar
-LWLN, NO_LWLN = "lwln", "no_lwln"
+LWLN, NO_LWLN, VAE = "lwln", "no_lwln", "vae"
 
 
 class Progress(NamedTuple):
@@ -47,14 +47,30 @@ def main_name(config: Config) -> str:
     return next(iter(variants(config)))
 
 
+def vae(config: Config) -> AutoencoderConfig:
+    """The autoencoder of the configuration as a VAE (paper appendix E); train.py trains none."""
+    return dataclasses.replace(config.autoencoder, kl=config.evaluation.vae_kl, tanh=False)
+
+
+def read_vae(config: Config, spec: WeightSpec, folder: Path) -> HyperRep:
+    """The VAE of a workdir. Raises HyperJaxError if it has none."""
+    path = workdir.hyperrep_path(folder, VAE)
+    if not path.exists():
+        raise HyperJaxError(
+            f"{folder} has no {path.relative_to(folder)}: the VAE is trained by "
+            f"python evaluate.py --workdir={folder} --experiments=vae"
+        )
+    return read_checked(path, vae(config), spec)
+
+
 def make_hyperrep(
     name: str, config: Config, data: WeightData, reference: np.ndarray, lab: Lab, folder: Path
 ) -> HyperRep:
     """Train the variant `name`, or read it if the workdir has it."""
     path = workdir.hyperrep_path(folder, name)
-    variant, spec = variants(config)[name], lab.engine.spec
+    variant, spec = (variants(config) | {VAE: vae(config)})[name], lab.engine.spec
     if path.exists():
-        files.remove(_checkpoints(folder, name))
+        files.remove(checkpoint_folder(folder, name))
         return read_checked(path, variant, spec)
     trainer = hyperrep.make_trainer(variant, spec)
     stats = hyperrep.statistics(variant, spec, data.train_vectors)
@@ -69,7 +85,7 @@ def make_hyperrep(
         **validate(trained, data, lab),
     }
     hyperrep_file.write(path, trained, info)
-    files.remove(_checkpoints(folder, name))
+    files.remove(checkpoint_folder(folder, name))
     distributed.barrier(f"{path} is written")
     return trained
 
@@ -83,12 +99,22 @@ def read_checked(path: Path, variant: AutoencoderConfig, spec: WeightSpec) -> Hy
             f"{trained.spec.activation}); expected {spec.num_params} weights, {spec.activation}"
         )
     if trained.config != variant:
-        raise HyperJaxError(f"{path}: made with another config.autoencoder; delete it or restore")
+        ours, theirs = (flat(dataclasses.asdict(c)) for c in (variant, trained.config))
+        differing = [f"{field}: {theirs[field]!r} there, {ours[field]!r} here"
+                     for field in ours if ours[field] != theirs[field]]  # fmt: skip
+        raise HyperJaxError(
+            f"{path}: made with another config.autoencoder ({'; '.join(differing)}); delete it "
+            "or restore"
+        )
     return trained
 
 
 def validate(trained: HyperRep, data: WeightData, lab: Lab) -> dict[str, float]:
-    """R² and accuracy of reconstructions, of train and of held-out (validation) members."""
+    """R² and accuracy of reconstructions, of train and of held-out (validation) members.
+
+    The loss is the reconstruction's. A VAE's is of a sample of each posterior, its KL penalty
+    included: up to a factor, the negative evidence lower bound.
+    """
     c, spec, stats = trained.config, trained.spec, trained.statistics
     mean = data.train_vectors.mean(0)
     results = {}
@@ -98,8 +124,13 @@ def validate(trained: HyperRep, data: WeightData, lab: Lab) -> dict[str, float]:
         outputs = hyperrep.reconstruct(trained, vectors)
         r2 = losses.r_squared(spec, outputs, vectors, mean, stats.layer_std)
         results |= {f"{part}_r2_{layer}": value for layer, value in r2.items()}
-        scale = stats.layer_std if c.lwln else np.ones_like(stats.layer_std)
-        results[f"{part}_loss"] = float(losses.reconstruction(spec, outputs, vectors, scale)[0])
+        if c.kl:  # the same noise at every validation
+            bound = hyperrep.bound(trained, vectors, jax.random.key(0))
+            results |= {f"{part}_loss": bound.loss, f"{part}_kl": float(bound.nats.sum())}
+        else:
+            scale = stats.layer_std if c.lwln else np.ones_like(stats.layer_std)
+            loss, _ = losses.reconstruction(spec, outputs, vectors, scale)
+            results[f"{part}_loss"] = float(loss)
         if c.eval_models:
             last = outputs.reshape(members.shape)[:, -1]
             accuracy = lab_lib.evaluate(lab, last, lab.val).accuracy
@@ -116,7 +147,7 @@ def _train(
     lab: Lab,
     folder: Path,
 ) -> Progress:
-    c, stage, checkpoints = trainer.config, f"hyperrep/{name}", _checkpoints(folder, name)
+    c, stage, checkpoints = trainer.config, f"hyperrep/{name}", checkpoint_folder(folder, name)
     device_stats = jax.tree.map(jnp.asarray, stats)
     vectors = jnp.asarray(data.train_vectors)
     current, done = _start(trainer, config.seed, stats, data, checkpoints)
@@ -198,5 +229,5 @@ def _note(scores: dict[str, float]) -> str:
     return text
 
 
-def _checkpoints(folder: Path, name: str) -> Path:
+def checkpoint_folder(folder: Path, name: str) -> Path:
     return folder / "checkpoints" / f"hyperrep_{name}"

@@ -40,13 +40,15 @@ class Recipe(NamedTuple):
     info: dict[str, Any]
 
 
-def make_engine(config: Config, spec: WeightSpec) -> Engine:
+def make_engine(config: Config, spec: WeightSpec, **architecture: Any) -> Engine:
+    """Engine for zoo CNNs of `spec`, or another `model` and `draw` of its initial weights."""
     return population.make_engine(
         spec,
         config.zoo.training,
         init=config.zoo.init,
         conv=config.zoo.conv,
         members=config.zoo.members,
+        **architecture,
     )
 
 

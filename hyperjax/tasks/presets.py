@@ -38,7 +38,10 @@ def small(config: Config) -> Config:
         steps=200, batch_size=64, learning_rate=1e-4, weight_decay=1e-2, warmup_steps=20,
         eval_every=50, eval_models=50,
     )  # fmt: skip
-    evaluation = replace(config.evaluation, num_samples=40, epochs=(0, 1, 5))
+    evaluation = replace(
+        config.evaluation, num_samples=40, epochs=(0, 1, 5), pairs=100 if digits else 25,
+        unseen_models=15,
+    )  # fmt: skip
     return replace(
         config,
         num_train=0 if digits else 2_000,
@@ -60,7 +63,10 @@ def smoke(config: Config) -> Config:
         warmup_steps=2, eval_every=10, eval_models=4,
     )  # fmt: skip
     samplers = replace(config.samplers, pca_components=4, gan=GanConfig(hidden=16, steps=50))
-    evaluation = replace(config.evaluation, num_samples=4, epochs=(0, 1), bootstrap=199)
+    evaluation = replace(
+        config.evaluation, num_samples=4, epochs=(0, 1), bootstrap=199, pairs=4, points=3,
+        noise_levels=(0.0, 0.1, 1.0), probe_snapshots=3,
+    )  # fmt: skip
     return replace(
         config, num_train=120, num_val=60, zoo=zoo, autoencoder=autoencoder, samplers=samplers,
         evaluation=evaluation,

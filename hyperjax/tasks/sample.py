@@ -30,10 +30,14 @@ def run(
 ) -> Path:
     """Draw `num_samples` models, evaluate them once, and write them as a population file.
 
-    `name` is the hyper-representation, "lwln" or "no_lwln"; by default the configuration's own.
+    `name` is the hyper-representation, "lwln", "no_lwln" or, if experiment `vae` has trained it,
+    "vae"; by default the configuration's own.
     """
     check_request(sampler, num_samples, seed)
     trained = load(folder, data_dir)
+    if name == hyperreps.VAE:
+        model = hyperreps.read_vae(trained.config, trained.zoo.spec, folder)
+        trained = trained._replace(hyperreps={**trained.hyperreps, name: model})
     name = name or hyperreps.main_name(trained.config)
     seed = trained.config.seed if seed is None else seed
     key = jax.random.fold_in(root_key(trained.config.seed, Stream.SAMPLES), seed)
@@ -80,6 +84,7 @@ def draw(trained: Trained, name: str, sampler_name: str, count: int, key: Key) -
     if name not in trained.hyperreps:
         raise unknown("hyper-representation", name, trained.hyperreps)
     model, data = trained.hyperreps[name], trained.data
+    samplers.check(sampler_name, vae=model.config.kl > 0)
 
     def decode(samples):
         in_weights = sampler.space == "weights"

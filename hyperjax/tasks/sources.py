@@ -8,6 +8,7 @@ have their own names.
 import dataclasses
 import hashlib
 import json
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,6 +19,7 @@ import numpy as np
 from hyperjax import samplers as samplers_lib
 from hyperjax.errors import unknown
 from hyperjax.io import workdir
+from hyperjax.lab import Lab
 from hyperjax.tasks import hyperreps, sample
 from hyperjax.tasks.context import Context, Target
 from hyperjax.tasks.populations import Recipe, make_population
@@ -57,10 +59,17 @@ def available(context: Context, labels: Sequence[str]) -> list[str]:
 
 def drawn(context: Context, label: str) -> Zoo:
     """The population `label` of `sources` as decoded, measured on all splits: epoch 0 alone."""
-    known, trained = sources(context), context.trained
+    known = sources(context)
     if label not in known:
         raise unknown("population", label, known)
-    source, config, count = known[label], trained.config, context.num_samples
+    return drawn_from(context, label, known[label])
+
+
+def drawn_from(context: Context, label: str, source: Source, **facts: Any) -> Zoo:
+    """The same from any source, under a label of its own. `facts` are what else decides whether
+    the file is already there."""
+    trained, count = context.trained, context.num_samples
+    config = trained.config
     info = {
         "kind": "population",
         "label": label,
@@ -69,29 +78,39 @@ def drawn(context: Context, label: str) -> Zoo:
         "seed": config.seed,
         "samplers": dataclasses.asdict(config.samplers),
         "fingerprint": trained.images.fingerprint,
+        **facts,
     }
     recipe = Recipe(np.arange(count), np.array([0]), root_key(config.seed, Stream.FINETUNING),
                     None, info)  # fmt: skip
     path = _path(context, label, info)
     if not path.exists():
         key = jax.random.fold_in(root_key(config.seed, Stream.SAMPLES), config.seed)
+        start = time.monotonic()
         draw = sample.draw(trained, source.hyperrep, source.sampler, count, key)
-        if draw.report:
-            workdir.log_metrics(
-                context.folder, {"stage": "sampler", "population": label, **draw.report}
-            )
+        seconds = round(time.monotonic() - start, 3)
+        workdir.log_metrics(
+            context.folder,
+            {"stage": "sampler", "population": label, "models": count, "seconds": seconds,
+             **draw.report},
+        )  # fmt: skip
         recipe = recipe._replace(start=draw.vectors)
     return make_population(path, recipe, config, trained.lab, f"population {label}")
 
 
 def finetuned(
-    context: Context, label: str, vectors: Array | None, target: Target, epochs: Sequence[int]
+    context: Context,
+    label: str,
+    vectors: Array | None,
+    target: Target,
+    epochs: Sequence[int],
+    lab: Lab | None = None,
 ) -> Zoo:
     """Networks float32[M, D] trained on a target with its hyper-parameters.
 
     Each member has a fresh optimiser state and its own order of images. Without `vectors`,
     `num_samples` members are initialised as the target's zoo is. `label` names the result, and
-    with the context and the digest of the vectors it decides whether the file is already there.
+    with the context and the digest of the vectors it decides whether the file is already there:
+    for networks of another architecture, which take a `lab` of their own, it must name that.
     """
     config = target.config
     count = context.num_samples if vectors is None else len(vectors)
@@ -114,7 +133,7 @@ def finetuned(
         info=info,
     )
     return make_population(
-        _path(context, f"{label}-{target.name}", info), recipe, config, target.lab,
+        _path(context, f"{label}-{target.name}", info), recipe, config, lab or target.lab,
         f"{label} on {target.name}",
     )  # fmt: skip
 

@@ -14,12 +14,17 @@ HYPERREPS = {"lwln": "with LWLN", "no_lwln": "without LWLN"}
 PARTS = {"train": "train members", "heldout": "held-out members"}
 
 
-def percent(accuracy: np.ndarray) -> Spread:
-    """Mean and standard deviation, in percent, of the values that are finite."""
-    finite = np.asarray(accuracy, np.float64)[np.isfinite(accuracy)]
+def spread(values: Array) -> Spread:
+    """Mean and standard deviation of the values that are finite."""
+    finite = np.asarray(values, np.float64)[np.isfinite(values)]
     if not len(finite):
         return Spread(float("nan"), float("nan"))
-    return Spread(100 * float(np.mean(finite)), 100 * float(np.std(finite)))
+    return Spread(float(np.mean(finite)), float(np.std(finite)))
+
+
+def percent(accuracy: np.ndarray) -> Spread:
+    """The same in percent."""
+    return Spread(*(100 * part for part in spread(accuracy)))
 
 
 def band(x: Array, values: Sequence[Array], config: Config) -> plots.Series:

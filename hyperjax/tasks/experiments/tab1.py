@@ -3,7 +3,6 @@
 import numpy as np
 from rich.table import Table as ConsoleTable
 
-from hyperjax import samplers
 from hyperjax.experiments import tab1
 from hyperjax.experiments.tab1 import Tab1
 from hyperjax.io import plots
@@ -40,7 +39,6 @@ def section(context: Context, result: Tab1) -> Section:
     if len(epochs) > 1:
         shift = trained.config.autoencoder.epochs_seen[-1]
         figures += [_curves(result, epochs, 0), _curves(result, epochs, shift)]
-    known = samplers.describe()
     return Section(
         "tab1",
         "Populations as decoded and fine-tuned (Table 1)",
@@ -53,7 +51,6 @@ def section(context: Context, result: Tab1) -> Section:
             _accuracy_table(result, epochs, dataset),
             _interval_table(result, epochs),
             _comparison_table(result, epochs),
-            Table("samplers", "Samplers", ("name", "what it draws"), tuple(known.items())),
         ),
         figures=tuple(figures),
         data={"populations": result.populations, "comparisons": result.comparisons},

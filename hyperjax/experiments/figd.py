@@ -1,0 +1,130 @@
+"""Appendix D of the paper: where latents lie, by their norms, angles and pictures in the plane.
+
+The paper finds that latents fill sections of a shell of a high-dimensional sphere, and that most
+points of the cube are far from them.
+"""
+
+import math
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import numpy as np
+
+from hyperjax.samplers.neigh import import_umap
+from hyperjax.types import Array
+
+_NEIGHBORS = 15
+
+
+class Cloud(NamedTuple):
+    """N latents."""
+
+    norms: np.ndarray  # float64[N]
+    cosines: np.ndarray  # float64[N (N - 1) / 2], of all pairs
+    nearest: np.ndarray  # float64[N]: largest cosine with a train latent, itself left out
+
+
+class Expected(NamedTuple):
+    """Of a distribution in closed form."""
+
+    norm: float  # mean
+    norm_std: float
+    cosine_std: float  # of two independent points; the mean is 0
+
+
+class FigD(NamedTuple):
+    clouds: dict[str, Cloud]  # the first are the train latents
+    expected: dict[str, Expected]
+    quality: np.ndarray  # float[T], of the train latents
+    pca: dict[str, np.ndarray]  # float64[N, 2], the train latents' principal components
+    explained: np.ndarray  # float64[2], share of the train latents' variance
+    umap: dict[str, np.ndarray]  # float32[N, 2], embedded together
+
+
+TRAIN = "train members"
+
+
+def run(train: Array, others: Mapping[str, Array], quality: Array, *, seed: int) -> FigD:
+    """Geometry of latents: train float32[T, Z] with their accuracy f[T], others float32[N, Z].
+
+    One latent per train model: snapshots of one training are near each other anyway. The plane
+    of PCA is that of the train latents alone; UMAP embeds all latents together, for mapped onto
+    an embedding of the train latents, far ones would seem to lie among them.
+    """
+    from sklearn.decomposition import PCA
+
+    everything = {TRAIN: np.asarray(train, np.float64)}
+    everything |= {name: np.asarray(latents, np.float64) for name, latents in others.items()}
+    plane = PCA(2, svd_solver="full").fit(everything[TRAIN])
+    return FigD(
+        clouds={name: cloud(z, everything[TRAIN], own=name == TRAIN)
+                for name, z in everything.items()},
+        expected=expected(everything[TRAIN]),
+        quality=np.asarray(quality),
+        pca={name: plane.transform(z) for name, z in everything.items()},
+        explained=plane.explained_variance_ratio_,
+        umap=embed(everything, seed),
+    )  # fmt: skip
+
+
+def cloud(latents: Array, train: Array, *, own: bool = False) -> Cloud:
+    """Norms and angles of latents [N, Z]; `own`: they are the train latents [T, Z]."""
+    norms = np.linalg.norm(latents, axis=1)
+    units = _directions(latents)
+    to_train = units @ _directions(train).T
+    if own:
+        np.fill_diagonal(to_train, -np.inf)
+    rows, columns = np.triu_indices(len(latents), 1)
+    return Cloud(norms, (units @ units.T)[rows, columns], to_train.max(axis=1))
+
+
+def _directions(latents: Array) -> np.ndarray:
+    latents = np.asarray(latents, np.float64)
+    return latents / np.maximum(np.linalg.norm(latents, axis=1, keepdims=True), 1e-12)
+
+
+def effective_dimension(cosines: Array) -> float:
+    """In how many dimensions directions spread evenly would have such angles: 1 / E[cos²].
+
+    Of independent directions in Z dimensions, E[cos²] is 1 / Z.
+    """
+    return float(1 / np.mean(np.square(cosines))) if len(cosines) else float("nan")
+
+
+def expected(train: Array) -> dict[str, Expected]:
+    """What points spread evenly over the cube (-1, 1)^Z would give, and a Gaussian with the train
+    latents' mean square but no preferred direction.
+
+    Angles: with independent signs in each dimension, E[cos²] is 1 / Z exactly. The norm of the
+    Gaussian has the chi distribution; that of the cube is expanded in 1 / Z, from the mean 1 / 3
+    and the variance 4 / 45 of the square of one coordinate.
+    """
+    size = train.shape[1]
+    mean, variance = size / 3, size * 4 / 45  # of the squared norm in the cube
+    spread = math.sqrt(np.mean(np.square(train)))
+    chi = math.sqrt(2) * math.exp(math.lgamma((size + 1) / 2) - math.lgamma(size / 2))
+    cosine = 1 / math.sqrt(size)
+    return {
+        "uniform cube": Expected(
+            math.sqrt(mean) * (1 - variance / (8 * mean**2)),
+            math.sqrt(variance / (4 * mean)),
+            cosine,
+        ),
+        "Gaussian": Expected(spread * chi, spread * math.sqrt(max(size - chi**2, 0.0)), cosine),
+    }
+
+
+def embed(latents: Mapping[str, Array], seed: int) -> dict[str, np.ndarray]:
+    """UMAP of all latents [N, Z] together, in two dimensions, float32[N, 2] each."""
+    together = np.concatenate(list(latents.values()))
+    places = (
+        import_umap()
+        .UMAP(
+            n_neighbors=min(_NEIGHBORS, len(together) - 1),
+            random_state=seed,
+            n_jobs=1,  # what a seed means anyway, but with a warning
+        )
+        .fit_transform(together)
+    )
+    ends = np.cumsum([len(z) for z in latents.values()])[:-1]
+    return dict(zip(latents, np.split(places, ends), strict=True))
