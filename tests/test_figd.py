@@ -19,10 +19,11 @@ def test_norms_and_angles_against_scipy():
     np.testing.assert_allclose(cloud.nearest, 1 - cdist(latents, train, "cosine").min(axis=1))
 
 
-def test_train_latents_are_not_nearest_to_themselves():
-    train = RNG.normal(size=(5, 4))
-    between = 1 - cdist(train, train, "cosine") - 3 * np.eye(5)
-    np.testing.assert_allclose(figd.cloud(train, train, own=True).nearest, between.max(axis=1))
+def test_train_latents_are_compared_with_other_members():
+    train, owners = RNG.normal(size=(6, 4)), np.repeat(np.arange(3), 2)
+    between = 1 - cdist(train, train, "cosine")
+    expected = [between[i, owners != owners[i]].max() for i in range(6)]
+    np.testing.assert_allclose(figd.cloud(train, train, owners).nearest, expected)
     np.testing.assert_allclose(figd.cloud(train, train).nearest, 1)
 
 
@@ -57,22 +58,20 @@ def test_effective_dimension_of_special_directions():
 
 def test_planes():
     """PCA is that of the train latents alone; UMAP is deterministic and tells clusters apart."""
-    train = RNG.normal(size=(30, 6)) * [5, 3, 1, 0.1, 0.1, 0.1] + 7
-    far = RNG.normal(size=(20, 6)) + 100
-    result = figd.run(train, {"far": far}, RNG.random(30), seed=3)
+    trajectories = RNG.normal(size=(15, 2, 6)) * [5, 3, 1, 0.1, 0.1, 0.1] + 7
+    train, far = trajectories.reshape(30, 6), RNG.normal(size=(20, 6)) + 100
+    quality = RNG.random((15, 2))
+    result = figd.run(trajectories, {"far": far}, quality, seed=3)
+    np.testing.assert_array_equal(result.quality, quality.reshape(30))
     centred = train - train.mean(axis=0)
     _, singular, axes = np.linalg.svd(centred)
-    np.testing.assert_allclose(np.abs(result.pca["train members"]),
-                               np.abs(centred @ axes[:2].T), atol=1e-9)  # fmt: skip
-    np.testing.assert_allclose(
-        np.abs(result.pca["far"]), np.abs((far - train.mean(axis=0)) @ axes[:2].T), atol=1e-9
-    )
+    for name, points in ((figd.TRAIN, train), ("far", far)):
+        expected = (points - train.mean(axis=0)) @ axes[:2].T
+        np.testing.assert_allclose(np.abs(result.pca[name]), np.abs(expected), atol=1e-9)
     np.testing.assert_allclose(result.explained, singular[:2] ** 2 / np.sum(singular**2))
-    places = result.umap
-    assert places["train members"].shape == (30, 2)
-    assert places["far"].shape == (20, 2)
-    centres = [xy.mean(axis=0) for xy in places.values()]
-    radius = max(np.linalg.norm(xy - xy.mean(axis=0), axis=1).mean() for xy in places.values())
+    assert [len(xy) for xy in result.umap.values()] == [30, 20]
+    centres = [xy.mean(axis=0) for xy in result.umap.values()]
+    radius = max(np.linalg.norm(xy - xy.mean(axis=0), axis=1).mean() for xy in result.umap.values())
     assert np.linalg.norm(centres[0] - centres[1]) > 2 * radius
-    again = figd.embed({"train members": train, "far": far}, 3)
-    np.testing.assert_array_equal(again["far"], places["far"])
+    again = figd.embed({figd.TRAIN: train, "far": far}, 3)
+    np.testing.assert_array_equal(again["far"], result.umap["far"])

@@ -21,7 +21,7 @@ class Cloud(NamedTuple):
 
     norms: np.ndarray  # float64[N]
     cosines: np.ndarray  # float64[N (N - 1) / 2], of all pairs
-    nearest: np.ndarray  # float64[N]: largest cosine with a train latent, itself left out
+    nearest: np.ndarray  # float64[N]: largest cosine with a latent of a (train: another) member
 
 
 class Expected(NamedTuple):
@@ -35,7 +35,7 @@ class Expected(NamedTuple):
 class FigD(NamedTuple):
     clouds: dict[str, Cloud]  # the first are the train latents
     expected: dict[str, Expected]
-    quality: np.ndarray  # float[T], of the train latents
+    quality: np.ndarray  # float[T * E], of the train latents
     pca: dict[str, np.ndarray]  # float64[N, 2], the train latents' principal components
     explained: np.ndarray  # float64[2], share of the train latents' variance
     umap: dict[str, np.ndarray]  # float32[N, 2], embedded together
@@ -45,35 +45,42 @@ TRAIN = "train members"
 
 
 def run(train: Array, others: Mapping[str, Array], quality: Array, *, seed: int) -> FigD:
-    """Geometry of latents: train float32[T, Z] with their accuracy f[T], others float32[N, Z].
+    """Geometry of latents: of T train members with E snapshots each, float32[T, E, Z], with
+    accuracy f[T, E], and of others float32[N, Z].
 
-    One latent per train model: snapshots of one training are near each other anyway. The plane
-    of PCA is that of the train latents alone; UMAP embeds all latents together, for mapped onto
-    an embedding of the train latents, far ones would seem to lie among them.
+    The plane of PCA is that of the train latents alone. UMAP embeds all latents together: mapped
+    onto an embedding of the train latents, all others would have to lie among them.
     """
     from sklearn.decomposition import PCA
 
-    everything = {TRAIN: np.asarray(train, np.float64)}
+    members, snapshots, size = np.shape(train)
+    flat = np.asarray(train, np.float64).reshape(-1, size)
+    everything = {TRAIN: flat}
     everything |= {name: np.asarray(latents, np.float64) for name, latents in others.items()}
-    plane = PCA(2, svd_solver="full").fit(everything[TRAIN])
+    owners = np.repeat(np.arange(members), snapshots)
+    plane = PCA(2, svd_solver="full").fit(flat)
     return FigD(
-        clouds={name: cloud(z, everything[TRAIN], own=name == TRAIN)
+        clouds={name: cloud(z, flat, owners if name == TRAIN else None)
                 for name, z in everything.items()},
-        expected=expected(everything[TRAIN]),
-        quality=np.asarray(quality),
+        expected=expected(flat),
+        quality=np.asarray(quality).reshape(-1),
         pca={name: plane.transform(z) for name, z in everything.items()},
         explained=plane.explained_variance_ratio_,
         umap=embed(everything, seed),
     )  # fmt: skip
 
 
-def cloud(latents: Array, train: Array, *, own: bool = False) -> Cloud:
-    """Norms and angles of latents [N, Z]; `own`: they are the train latents [T, Z]."""
+def cloud(latents: Array, train: Array, owners: Array | None = None) -> Cloud:
+    """Norms and angles of latents [N, Z], and their angles to train latents [T, Z].
+
+    With `owners` int[T] the latents are the train latents, of these members, and are compared
+    with those of other members only.
+    """
     norms = np.linalg.norm(latents, axis=1)
     units = _directions(latents)
     to_train = units @ _directions(train).T
-    if own:
-        np.fill_diagonal(to_train, -np.inf)
+    if owners is not None:
+        to_train[owners[:, None] == owners[None, :]] = -np.inf
     rows, columns = np.triu_indices(len(latents), 1)
     return Cloud(norms, (units @ units.T)[rows, columns], to_train.max(axis=1))
 

@@ -16,7 +16,7 @@ from hyperjax.tasks.experiments.common import spread
 from hyperjax.tasks.streams import Stream, root_key
 
 _STREAM = 11  # the experiment's own part of its stream
-_PAIRS = 300  # of a population, at most, in the picture of angles
+_PAIRS = 150  # of a population, at most, in the picture of angles
 HELD_OUT = "held-out members"
 
 
@@ -24,7 +24,7 @@ def run(context: Context) -> FigD:
     trained = context.trained
     config, data, main = trained.config, trained.data, hyperreps.main_name(trained.config)
     model = trained.hyperreps[main]
-    others = {HELD_OUT: hyperrep.encode(model, data.test[:, -1])}
+    others = {HELD_OUT: hyperrep.encode(model, data.test.reshape(-1, data.test.shape[-1]))}
     # the key of sources.drawn: the latents of the populations of all other experiments
     key = jax.random.fold_in(root_key(config.seed, Stream.SAMPLES), config.seed)
     chosen = {
@@ -38,9 +38,9 @@ def run(context: Context) -> FigD:
             advance(1, label)
     root = jax.random.fold_in(root_key(config.seed, Stream.EXPERIMENTS), _STREAM)
     return figd.run(
-        hyperrep.encode(model, data.train[:, -1]),
+        hyperrep.encode(model, data.train_vectors).reshape(*data.quality.shape, -1),
         others,
-        data.quality[:, -1],
+        data.quality,
         seed=int(jax.random.bits(root)),
     )
 
@@ -50,16 +50,17 @@ def section(context: Context, result: FigD) -> Section:
         "figD",
         "Geometry of latents (Appendix D)",
         text=(
-            "Latents of the main hyper-representation: of members of the zoo after the last epoch "
-            "that it sees, and as drawn by each sampler. The paper finds them on sections of a "
+            "Latents of the main hyper-representation: of members of the zoo at all epochs that it "
+            "sees, and as drawn by each sampler. The paper finds them on sections of a "
             "shell. That norms hardly vary says little by itself: in many dimensions nearly all "
             "points of a cube or of a Gaussian lie on a shell too. What tells a distribution "
             "apart is where its shell is, and how its directions spread.",
             _finding(result),
             "PCA shows the plane of the train latents' first two principal components, with "
             f"{100 * result.explained.sum():.0f} % of their variance: most of what sets latents "
-            "apart is not in the picture. UMAP embeds all latents together; distances between "
-            "its groups and their sizes mean nothing.",
+            "apart is not in the picture. UMAP embeds all latents together and keeps near "
+            "neighbours, not distances: samples far from everything, such as uniform ones, may be "
+            "drawn amid the train latents. Norms and angles tell.",
         ),
         tables=(_table(result),),
         figures=(*_distributions(context, result), *_planes(result)),
@@ -85,15 +86,18 @@ def _finding(result: FigD) -> str:
         shell = "a thinner shell than"
     else:
         shell = "a thicker shell than" if ratio > 1.25 else "a shell about as thick as that of"
-    size = round(1 / gaussian.cosine_std**2)
-    dimension = figd.effective_dimension(train.cosines)
+    size, std = round(1 / gaussian.cosine_std**2), float(train.cosines.std())
+    angles = "independent directions would have the same"
+    if not 0.9 < std / gaussian.cosine_std < 1.1:
+        than = "nearer to right angles" if std < gaussian.cosine_std else "more often aligned"
+        angles = f"they are {than} than independent directions ({gaussian.cosine_std:.3f})"
     return (
         f"The train latents have norms of {norm:.2f} ± {width:.2f}: {shell} a Gaussian of their "
         f"mean square in {size} dimensions ({gaussian.norm:.2f} ± {gaussian.norm_std:.2f}). Points "
-        f"spread evenly over the cube have {cube.norm:.2f} ± {cube.norm_std:.2f}. The train "
-        f"latents' angles are those of directions spread evenly in {dimension:.0f} dimensions. "
-        f"Held-out members have norms of {held_out.norms.mean():.2f} ± "
-        f"{held_out.norms.std():.2f}."
+        f"spread evenly over the cube have {cube.norm:.2f} ± {cube.norm_std:.2f}. Cosines of pairs "
+        f"have a standard deviation of {std:.3f}: {angles}. Held-out members have norms of "
+        f"{held_out.norms.mean():.2f} ± {held_out.norms.std():.2f}: where they differ from those "
+        "of train members, the encoder tells members that it was trained on from others."
     )
 
 
@@ -113,8 +117,9 @@ def _table(result: FigD) -> Table:
          "cosine to nearest train latent"),
         tuple(rows),
         note="mean ± standard deviation over latents or pairs. Effective dimension: 1 / mean "
-        "squared cosine, the number of dimensions in which evenly spread directions have such "
-        "angles. A cosine of 1 to the nearest train latent is a replay, up to length.",
+        "squared cosine, the number of dimensions in which independent directions have such "
+        "angles. A cosine of 1 to the nearest train latent is a replay, up to length; train "
+        "members are compared with other members.",
     )  # fmt: skip
 
 

@@ -226,7 +226,10 @@ def _figure(result: Novelty, axis: str) -> Figure:
         for kind, names in kinds.items()
         if names
     }
-    x, y = result.frontier[axis]
+    # what margins are measured from: a novelty above 1 counts as 1
+    last = np.nanmax([1.0, *(_point(audit, axis)[0] for audit in audits.values())])
+    x = np.sort([0.0, *result.frontier[axis][0], 1.0, last])
+    y = novelty.height(x, result.frontier[axis])
     return Figure(
         axis,
         f"Accuracy against novelty {_TITLES[axis]}",
@@ -239,7 +242,8 @@ def _figure(result: Novelty, axis: str) -> Figure:
         ),
         alt=f"Mean test accuracy of every population against its mean novelty {_TITLES[axis]}, "
         "and the frontier of noise and averages",
-        note="Above and right of the line is beyond what noise and averages give.",
+        note="Above the line is beyond what noise and averages give. From 1 on it is level: "
+        "farther away than networks trained by themselves is no merit.",
     )
 
 
