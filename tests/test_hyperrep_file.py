@@ -109,7 +109,7 @@ def test_truncated(path, keep):
 @pytest.mark.parametrize("changes", [{"format": "hyperjax-zoo"}, {"format": None}, {"schema": "7"}])
 def test_foreign_files_and_other_schemas(path, changes):
     rewrite(path, **changes)
-    with pytest.raises(HyperJaxError, match=r"hyperrep\.safetensors: .*schema '1'"):
+    with pytest.raises(HyperJaxError, match=r"hyperrep\.safetensors: .*schema '2'"):
         hyperrep_file.read(path)
 
 

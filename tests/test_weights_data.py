@@ -11,7 +11,8 @@ from hyperjax import alignment, symmetry, weights_data, zoo
 from hyperjax.config import AutoencoderConfig, Config
 from hyperjax.io import zoo_file
 from hyperjax.models.cnn import zoo_cnn_spec
-from hyperjax.tasks import evaluate, train
+from hyperjax.tasks import sources, train
+from hyperjax.tasks.context import Context, Target
 from hyperjax.zoo import Zoo
 
 SPEC = zoo_cnn_spec(1, "tanh")
@@ -88,6 +89,7 @@ def test_a_zoo_larger_than_memory_stays_on_disk(tmp_path, monkeypatch):
     for epoch in (0, epochs - 2, epochs - 1):
         models.weights[:, epoch] = rng.standard_normal((members, SPEC.num_params), np.float32)
     monkeypatch.setattr(weights_data, "_REFERENCE_MEMBERS", 4)
+    monkeypatch.setattr(sources, "_TEST_MEMBERS", 5)
     config = Config(autoencoder=AutoencoderConfig(epochs_seen=(epochs - 2, epochs - 1)))
     models = zoo_file.read(path)
     tracemalloc.start()
@@ -97,11 +99,12 @@ def test_a_zoo_larger_than_memory_stays_on_disk(tmp_path, monkeypatch):
         reference = weights_data.find_reference(config, models, parts)
         data = weights_data.load(config, models, parts, reference)
         trained = train.Trained(config, None, None, models, parts, data, {})
-        scratch = evaluate.from_scratch(trained)
+        target = Target("digits", config, "", None, models, parts)
+        scratch = sources.from_scratch(Context(tmp_path, trained, (), 1), target)
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
     assert peak < path.stat().st_size / 8
     assert sum(map(len, parts)) == members
     assert all(abs(value) < 0.1 for value in correlation.values())
-    assert scratch.weights.shape == (len(parts.test), 5, SPEC.num_params)
+    assert scratch.weights.shape == (5, epochs, SPEC.num_params)

@@ -27,6 +27,8 @@ from hyperjax.tasks.streams import Stream, root_key
 from hyperjax.types import Array
 from hyperjax.zoo import Zoo
 
+_TEST_MEMBERS = 1000
+
 
 class Source(NamedTuple):
     """Where a population's weights come from."""
@@ -147,7 +149,8 @@ def generated(context: Context, label: str) -> Zoo:
 
 
 def from_scratch(context: Context, target: Target | None = None) -> Zoo:
-    """B_T: a target's zoo's test members over their whole training.
+    """B_T: a target's zoo's test members over their whole training, at most a thousand: more
+    would say no more, and of a zoo larger than memory they would not fit either.
 
     Of a target that is only a configuration, `num_samples` members are trained now, until the
     last of the epochs that are compared and of those that an autoencoder would see.
@@ -157,7 +160,7 @@ def from_scratch(context: Context, target: Target | None = None) -> Zoo:
         last = target.config.autoencoder.epochs_seen[-1]
         epochs = sorted({*target.config.evaluation.epochs, last})
         return finetuned(context, "B_T", None, target, epochs)
-    rows, models = target.split.test, target.models
+    rows, models = target.split.test[:_TEST_MEMBERS], target.models
     return Zoo(
         spec=models.spec,
         weights=models.weights[rows],
