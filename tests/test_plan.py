@@ -50,13 +50,16 @@ def test_what_cannot_fit_is_refused(tmp_path):
         plan.check([stage, stage], tmp_path, memory=10**15, disk=10**6)
 
 
-def test_the_table_is_printed(tmp_path):
+def test_the_table_is_printed(tmp_path, monkeypatch):
+    # all virtual devices of a host together have the rate of one, whose products use all cores
+    monkeypatch.setattr(machine, "matmul_rate", lambda device: 1e12)
     stages = [plan.Stage("zoo", 2.3e15, 1e6, "zoo.chunk_size", 5e8)]
     with console.capture() as capture:
         plan.announce(stages, tmp_path, jax.devices())
     text = capture.get()
     assert "2.3 PFLOP" in text
     assert "500 MB" in text
+    assert "2.6 h" in text
 
 
 def test_machine(tmp_path):

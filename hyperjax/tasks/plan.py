@@ -61,7 +61,9 @@ def autoencoder_stage(name: str, config: Config, spec: WeightSpec, devices: int)
 def announce(stages: list[Stage], folder: Path, devices: list[jax.Device]) -> None:
     """Print the table of stages and check that the machine can hold them."""
     rate = _EFFICIENCY.get(devices[0].platform, 0)
-    rate *= len(devices) * machine.matmul_rate(jax.local_devices()[0]) if rate else 0
+    if rate:  # a product uses all cores of its host, whatever the number of virtual devices
+        hosts = len(devices) / jax.local_device_count()
+        rate *= hosts * machine.matmul_rate(jax.local_devices()[0])
     caption = f"time: arithmetic at {100 * _EFFICIENCY['cpu']:.0f} % of a matrix product's rate; "
     caption += "compilation, alignment and validation come on top"
     table = Table(title="what this is going to take, about", caption=caption if rate else None)
