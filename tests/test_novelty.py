@@ -11,9 +11,10 @@ from hyperjax import metrics, nearest, population, symmetry
 from hyperjax.config import TrainingConfig
 from hyperjax.errors import HyperJaxError
 from hyperjax.experiments import novelty
-from hyperjax.experiments.novelty import Audit
+from hyperjax.experiments.novelty import Audit, Novelty
 from hyperjax.lab import Lab
 from hyperjax.models.cnn import zoo_cnn_spec
+from hyperjax.tasks.experiments import novelty as task
 
 SPEC = zoo_cnn_spec(1, "tanh")
 RNG = np.random.default_rng(0)
@@ -73,15 +74,31 @@ def test_margins_and_verdicts_of_known_populations():
         "below": audit(0.5 + spread, 0.6 + spread),
         "replays": audit(0.1 + 0 * spread, 1.0 + spread),
         "lossy": audit(0.5 + spread, 0.85 + spread, replica=0.01 + 0 * spread),
+        "copies": audit(0.5 + 0 * spread, 0.85 + 0 * spread),
     }
     found = novelty.compare(given, base, "weights", bootstrap=999, seed=0)
     assert {name: m.verdict for name, m in found.items()} == {
         "beyond": "beyond", "on": "on", "below": "below", "replays": "replays", "lossy": "replays",
+        "copies": "one network",
     }  # fmt: skip
     for name, margin in {"beyond": 0.1, "on": 0.0, "below": -0.15, "replays": 0.05}.items():
         assert found[name].margin == pytest.approx(margin)
         low, high = found[name].interval
         assert low < margin < high
+
+
+def test_the_table_marks_the_whole_frontier():
+    """Means of samples, whose last bit depends on the order in which they are summed up."""
+    audits = {
+        f"noise {i}": audit(0.1 * i + RNG.random(40), 0.9 - 0.08 * i + 0.01 * RNG.random(40))
+        for i in range(9)
+    }
+    edge = {axis: novelty.frontier(*novelty.points(audits.values(), axis).T)
+            for axis in novelty.AXES}  # fmt: skip
+    table = task._baseline_table(Novelty({}, audits, {}, edge, 0.0, 1.0))
+    marked = [row[-1] or "" for row in table.rows]
+    for axis, title in (("weights", "in weights"), ("behaviour", "in behaviour")):
+        assert sum(title in words for words in marked) == len(edge[axis][0]) > 1
 
 
 def test_interval_has_the_width_of_the_delta_method():

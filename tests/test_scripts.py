@@ -5,6 +5,7 @@ import os
 import re
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import time
@@ -13,13 +14,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import scipy.io
 
 from hyperjax import samplers
 from hyperjax.io import hyperrep_file, zoo_file
 from hyperjax.tasks import experiments
 
 ROOT = Path(__file__).parents[1]
-CONFIG = "--config=configs/digits.py:smoke"
+DIGITS = "configs/digits.py:smoke"
+CONFIG = f"--config={DIGITS}"
 SLOW = 600  # seconds; a hang is a failure
 
 
@@ -214,7 +217,7 @@ def test_every_experiment(env, trained):
     from what the first call left in the workdir."""
     few = "kde30,kde_anchor30,joint30,average"
     arguments = ("evaluate.py", f"--workdir={trained}", f"--samplers={few}",
-                 f"--targets={CONFIG.removeprefix('--config=')}")  # fmt: skip
+                 f"--targets={DIGITS}")  # fmt: skip
     done = call(env, *arguments)
     assert done.returncode == 0, done.stderr
     report = trained / "report"
@@ -237,6 +240,13 @@ def test_every_experiment(env, trained):
     assert not (report / "tab1.json").exists()
     same = json.loads((report / "tab2.json").read_text())["digits"]["table"]["populations"]
     assert same == accuracy
+    (trained / "hyperrep" / "vae.safetensors").write_bytes(b"broken")
+    failed = call(env, *arguments, "--experiments=vae,tab2")
+    (trained / "hyperrep" / "vae.safetensors").unlink()
+    assert failed.returncode != 0
+    assert "the report lacks what failed" in failed.stderr
+    assert "vae.safetensors" in failed.stderr
+    assert '<section id="tab2">' in (report / "index.html").read_text()  # all the same
 
 
 def test_every_sampler_in_the_report(env, trained):
@@ -266,6 +276,8 @@ def test_list_and_help(env):
         (["evaluate.py", "--workdir={w}", "--samplers=x"], "unknown sampler 'x'"),
         (["evaluate.py", "--workdir={w}", "--experiments=tab2"], "name one by --targets"),
         (["evaluate.py", "--workdir={w}", "--targets=none.py"], "no such workdir or config"),
+        (["evaluate.py", "--workdir={w}", f"--targets={DIGITS},{DIGITS}"], "two are digits"),
+        (["evaluate.py", "--workdir={w}", "--samplers=prior"], "draws from the prior"),
         (["train.py", "--config=configs/digits.py:tiny", "--workdir={w}"], "full, small, smoke"),
         (["train.py", CONFIG, "--workdir={w}", "--config.dataset=cifar"], "cifar10"),
         (["train.py", CONFIG, "--workdir={w}", "--config.zoo.epochs=0"], "zoo.epochs"),
@@ -286,23 +298,59 @@ def test_config_typo(env, tmp_path):
     assert "num_member" in done.stderr
 
 
-def test_colour_images_from_their_original_files(env, tmp_path):
-    """CIFAR-10's binary format with a few random images: gelu, three channels, 2864 weights."""
-    rng, folder = np.random.default_rng(0), tmp_path / "data" / "cifar-10-batches-bin"
-    folder.mkdir(parents=True)
-    for name in (*(f"data_batch_{i}.bin" for i in range(1, 6)), "test_batch.bin"):
-        records = rng.integers(0, 256, (40, 3073), np.uint8)
-        records[:, 0] = np.arange(40) % 10  # the label
-        (folder / name).write_bytes(records.tobytes())
-    run = tmp_path / "run"
+def write_images(folder: Path, name: str) -> None:
+    """A few random images in the original files of a data set: 200 to train, 40 to test."""
+    rng = np.random.default_rng(0)
+    if name == "cifar10":
+        folder /= "cifar-10-batches-bin"
+        folder.mkdir()
+        for part in (*(f"data_batch_{i}" for i in range(1, 6)), "test_batch"):
+            records = rng.integers(0, 256, (40, 3073), np.uint8)
+            records[:, 0] = np.arange(40) % 10  # the label
+            (folder / f"{part}.bin").write_bytes(records.tobytes())
+        return
+    (folder / name).mkdir()
+    for part, count in (("train", 200), ("test", 40)):
+        labels = (np.arange(count) % 10).astype(np.uint8)
+        if name == "stl10":
+            pixels = rng.integers(0, 256, (count, 3, 96, 96), np.uint8)
+            (folder / name / f"{part}_X.bin").write_bytes(pixels.tobytes())
+            (folder / name / f"{part}_y.bin").write_bytes((labels + 1).tobytes())
+        elif name == "svhn":
+            pixels = rng.integers(0, 256, (32, 32, 3, count), np.uint8)
+            content = {"X": pixels, "y": labels[:, None] + 1}
+            scipy.io.savemat(folder / name / f"{part}_32x32.mat", content)
+        else:
+            stem = folder / name / part.replace("test", "t10k")
+            pixels = rng.integers(0, 256, (count, 28, 28), np.uint8)
+            head = struct.pack(">4I", 0x803, count, 28, 28)
+            Path(f"{stem}-images-idx3-ubyte").write_bytes(head + pixels.tobytes())
+            head = struct.pack(">2I", 0x801, count)
+            Path(f"{stem}-labels-idx1-ubyte").write_bytes(head + labels.tobytes())
+
+
+@pytest.mark.parametrize(
+    ("source", "target", "num_params", "other"),
+    [("cifar10", "stl10", 2864, "digits"), ("svhn", "mnist", 2464, "cifar10")],
+)
+def test_pairs_of_the_paper(env, tmp_path, source, target, num_params, other):
+    """Its transfers (tables 2 and 3) from small files; a target of other channels is refused."""
+    run, data = tmp_path / "run", f"--data_dir={tmp_path}"
+    for name in {source, target, other} - {"digits"}:
+        write_images(tmp_path, name)
     done = call(
-        env, "train.py", "--config=configs/cifar10.py:smoke", f"--workdir={run}",
-        f"--config.data_dir={tmp_path / 'data'}", "--config.zoo.epochs=2",
+        env, "train.py", f"--config=configs/{source}.py:smoke", f"--workdir={run}",
+        f"--config.data_dir={tmp_path}", "--config.zoo.epochs=2",
         "--config.autoencoder.epochs_seen=(1,2)", "--config.autoencoder.train_baseline=False",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    assert zoo_file.read(run / "zoo" / "zoo.safetensors").weights.shape == (8, 3, 2864)
-    done = call(env, "sample.py", f"--workdir={run}", "--sampler=joint", "--num_samples=2")
+    assert zoo_file.read(run / "zoo" / "zoo.safetensors").weights.shape == (8, 3, num_params)
+    arguments = ["evaluate.py", f"--workdir={run}", data, "--samplers=kde_anchor30"]
+    done = call(env, *arguments, "--experiments=tab2,tab3", f"--targets=configs/{target}.py:smoke")
     assert done.returncode == 0, done.stderr
-    (drawn,) = (run / "samples").glob("*.safetensors")
-    assert np.isfinite(zoo_file.read(drawn).weights).all()
+    (table,) = (run / "report" / "tab3").glob("*.csv")
+    assert f"{target} models, decoded (paper)" in table.read_text()
+    done = call(env, *arguments, f"--targets=configs/{other}.py:smoke")
+    assert done.returncode != 0
+    assert "channels" in done.stderr
+    assert "Traceback" not in done.stderr

@@ -1,19 +1,27 @@
 """Ensembles, fine-tuned reconstructions, transfer and unseen zoos, on tiny populations."""
 
+import dataclasses
+from types import SimpleNamespace
+
 import jax
 import numpy as np
 import pytest
 from scipy.special import softmax
 
 from hyperjax import lab, population, weights
-from hyperjax.config import AutoencoderConfig, TrainingConfig
+from hyperjax.config import AutoencoderConfig, Config, TrainingConfig
 from hyperjax.errors import HyperJaxError
 from hyperjax.experiments import fig4, fig5, fig6, tab3
 from hyperjax.hyperrep import HyperRep, Statistics
+from hyperjax.io import workdir
 from hyperjax.lab import Lab
 from hyperjax.models.autoencoder import make_autoencoder
 from hyperjax.models.cnn import init_vector, zoo_cnn_spec
+from hyperjax.tasks import sources
+from hyperjax.tasks.context import Context, Target
+from hyperjax.tasks.sample import Draw
 from hyperjax.tasks.targets import read_config
+from hyperjax.tasks.train import Trained
 from hyperjax.zoo import Zoo
 
 SPEC = zoo_cnn_spec(1, "tanh")
@@ -133,6 +141,59 @@ def test_an_autoencoder_that_knows_its_mean_alone(small_lab, networks):
     originals = lab.evaluate(small_lab, networks[3:], small_lab.test).accuracy
     np.testing.assert_allclose(result.original, originals)
     assert result.r2 == pytest.approx(0, abs=1e-4)
+
+
+def test_unseen_networks_of_another_activation(monkeypatch):
+    """They are aligned by their own symmetries: gelu has no signs to flip, so that a perfect
+    autoencoder keeps their accuracy, and far more than the alignment of a tanh zoo would."""
+    engine = population.make_engine(
+        zoo_cnn_spec(1, "gelu"), TrainingConfig(), devices=jax.devices()[:1]
+    )
+    pixels = RNG.integers(0, 256, (200, 28, 28, 1), np.uint8)
+    images = population.place_images(engine, pixels, RNG.integers(0, 10, 200), [0.5], [0.3])
+    gelu = Lab(engine, images, images, images)
+    keys = jax.random.split(jax.random.key(2), 4)
+    unseen = np.stack([init_vector(engine.spec, "kaiming_uniform", key) for key in keys])
+    ones = np.ones(len(SPEC.layers), np.float32)
+    config = AutoencoderConfig(align=True)
+    model = HyperRep(config, SPEC, {}, Statistics(unseen[0], ones, ones), unseen[0])
+    seen = []
+
+    def reconstruct(model, vectors):
+        seen.append(vectors)
+        return vectors
+
+    monkeypatch.setattr(tab3.hyperrep, "reconstruct", reconstruct)
+    result = tab3.run(
+        model, unseen[1:], unseen[:1], gelu, ensemble_size=9, draws=2, how="softmax", seed=0
+    )
+    assert result.ensemble_size == 1  # as many models as both populations have
+    assert not np.array_equal(seen[0], unseen[1:])  # something was permuted
+    logits = [lab.logits(gelu, vectors, gelu.test) for vectors in (seen[0], unseen[1:])]
+    np.testing.assert_allclose(*logits, atol=1e-4)
+
+
+def test_other_settings_are_other_files(tmp_path, monkeypatch):
+    """A population is not taken for one of another decoder, initialisation or size."""
+    paths = []
+    monkeypatch.setattr(sources, "make_population", lambda path, *rest: paths.append(path))
+    monkeypatch.setattr(sources.sample, "draw", lambda *args: Draw(None, None, None, {}))
+    config = Config(dataset="digits")
+    images = SimpleNamespace(fingerprint="f")
+    trained = Trained(config, images, None, None, None, None, {})
+    target = Target("digits", config, "f", None, None, None)
+    context = Context(tmp_path, trained, ("kde",), 3)
+    decoder = workdir.hyperrep_path(tmp_path, "lwln")
+    decoder.parent.mkdir(parents=True)
+    for content in (b"one", b"another", b"another"):
+        decoder.write_bytes(content)
+        sources.drawn_from(context, "S_kde", sources.Source("kde", "lwln"))
+    assert paths[0] != paths[1] == paths[2]
+    other = dataclasses.replace(config, zoo=dataclasses.replace(config.zoo, init="normal"))
+    for a, b in ((context, target), (context._replace(num_samples=4), target),
+                 (context, target._replace(config=other))):  # fmt: skip
+        sources.finetuned(a, "B_T", None, b, (0, 1))
+    assert len(set(paths)) == 2 + 3
 
 
 def test_target_configurations(tmp_path):

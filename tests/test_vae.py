@@ -333,7 +333,5 @@ def test_the_vae_of_a_workdir(tmp_path):
         hyperrep.posterior(model, VECTORS).log_variance,
     )
     other = dataclasses.replace(config.evaluation, vae_kl=0.7)
-    with pytest.raises(
-        HyperJaxError, match=r"another config\.autoencoder \(kl: .* there, 0\.7 here"
-    ):
+    with pytest.raises(HyperJaxError, match=r"\(evaluation\.vae_kl: .* there, 0\.7 here"):
         hyperreps.read_vae(dataclasses.replace(config, evaluation=other), SPEC, tmp_path)

@@ -43,7 +43,7 @@ class Margin(NamedTuple):
     frontier: float  # accuracy of the baselines at that novelty
     margin: float
     interval: tuple[float, float]  # 95 %, bootstrap over the models of all populations
-    verdict: str  # beyond, on or below the frontier, or replays
+    verdict: str  # beyond, on or below the frontier; replays, one network or unknown
 
 
 class Novelty(NamedTuple):
@@ -99,7 +99,7 @@ def run(
     margins, edge = {}, {}
     for axis in AXES:
         margins[axis] = compare(tested, base, axis, bootstrap=bootstrap, seed=seed)
-        edge[axis] = frontier(*_points(base.values(), axis).T)
+        edge[axis] = frontier(*points(base.values(), axis).T)
     return Novelty(tested, base, margins, edge, units.overlap, units.distance)
 
 
@@ -211,9 +211,9 @@ def compare(
     training or samplers' fits, and are not corrected for the number of populations.
     """
     rng = np.random.default_rng(seed)
-    points = _points(populations.values(), axis)
-    edge = frontier(*_points(baselines.values(), axis).T)
-    expected = height(points[:, 0], edge)
+    places = points(populations.values(), axis)
+    edge = frontier(*points(baselines.values(), axis).T)
+    expected = height(places[:, 0], edge)
     drawn, base = (
         np.stack([_resampled(audit, axis, bootstrap, rng) for audit in some.values()], axis=1)
         for some in (populations, baselines)
@@ -225,9 +225,9 @@ def compare(
     low, high = np.percentile(margins, [2.5, 97.5], axis=0)
     return {
         name: Margin(
-            novelty=float(points[i, 0]),
+            novelty=float(places[i, 0]),
             frontier=float(expected[i]),
-            margin=float(points[i, 1] - expected[i]),
+            margin=float(places[i, 1] - expected[i]),
             interval=(float(low[i]), float(high[i])),
             verdict=verdict(populations[name], axis, low[i], high[i]),
         )
@@ -236,15 +236,20 @@ def compare(
 
 
 def verdict(audit: Audit, axis: str, low: float, high: float) -> str:
-    """In a word, from the interval of a margin. Replays are called so whatever their margin."""
+    """In a word, from the interval of a margin. Replays are called so whatever their margin.
+
+    Copies of one network are no sample: their interval would only be that of the baselines.
+    """
     if not (np.isfinite(low) and np.isfinite(high)):
         return "unknown"
+    if np.ptp(audit.accuracy) == 0 and np.ptp(audit.weights) < 1e-5:
+        return "one network"
     if shares(audit)[0] > 0.5 or np.mean(getattr(audit, axis)) < REPLAY:
         return "replays"
     return "beyond" if low > 0 else "below" if high < 0 else "on"
 
 
-def _points(audits, axis: str) -> np.ndarray:
+def points(audits, axis: str) -> np.ndarray:
     """Mean novelty and accuracy of each population, f[K, 2]; NaN for one without models."""
     both = [np.stack([getattr(audit, axis), audit.accuracy], axis=1) for audit in audits]
     return np.array([b.mean(axis=0) if len(b) else [np.nan, np.nan] for b in both])

@@ -1,6 +1,5 @@
 """Table 3 of the paper: models decoded from the latents of another data set's models."""
 
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -43,21 +42,23 @@ def run(
     """
     aligned = unseen
     if model.config.align:
-        aligned = weights_data.align(model.spec, unseen[:, None], model.reference)[:, 0]
+        spec = lab_.engine.spec  # with the unseen networks' activation, hence their symmetries
+        aligned = weights_data.align(spec, unseen[:, None], model.reference)[:, 0]
     decoded = hyperrep.reconstruct(model, aligned)
     stats = model.statistics
     r2 = losses.r_squared(model.spec, decoded, aligned, own.mean(0), stats.layer_std)["all"]
 
+    size = min(ensemble_size, len(unseen), len(own))  # the same of both, which are compared
+
     def ensembles(vectors: np.ndarray) -> fig5.Ensembles:
-        size: Sequence[int] = (min(ensemble_size, len(vectors)),)
-        return fig5.of_population(lab_, lab_.test, vectors, size, draws, how, seed)
+        return fig5.of_population(lab_, lab_.test, vectors, (size,), draws, how, seed)
 
     mine, theirs = ensembles(decoded), ensembles(hyperrep.reconstruct(model, own))
     return Conditioned(
         original=lab.evaluate(lab_, unseen, lab_.test).accuracy,
         decoded=mine.single,
         ensembles=mine.accuracy[0],
-        ensemble_size=int(mine.sizes[0]),
+        ensemble_size=size,
         control=theirs.single,
         control_ensembles=theirs.accuracy[0],
         r2=r2,

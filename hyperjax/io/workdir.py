@@ -94,17 +94,23 @@ def describe_run(command: str, **facts: Any) -> dict[str, Any]:
             versions[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:
             versions[package] = "not installed"
-    devices = jax.devices()
     return {
         "command": command,
         "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "python": platform.python_version(),
         "versions": versions,
-        "platform": devices[0].platform,
-        "devices": [device.device_kind for device in devices],
+        "platform": jax.devices()[0].platform,
         "processes": jax.process_count(),
-        "cores": os.cpu_count(),
+        **hardware(),
         **facts,
+    }
+
+
+def hardware() -> dict[str, Any]:
+    """What a figure in seconds holds for."""
+    return {
+        "devices": [device.device_kind for device in jax.devices()],
+        "cores": os.cpu_count(),
     }
 
 

@@ -37,12 +37,19 @@ def run(
         evaluation.num_samples if num_samples is None else num_samples,
         tuple(load_target(target, trained, data_dir) for target in targets),
     )
+    _check_loaded(context)
     start = time.monotonic()
     with workdir.lock(folder):
-        results = {}
+        results, failures = {}, []
         for number, name in enumerate(chosen, 1):
             console.print(f"{name} ({number} of {len(chosen)}): {registry.DESCRIPTIONS[name]}")
-            results[name] = registry.load(name).run(context)
+            try:
+                results[name] = registry.load(name).run(context)
+            except HyperJaxError as error:  # hours of others should not be lost with it
+                console.print(f"{name} failed: {error}")
+                failures.append(f"{name}: {error}")
+        if not results:
+            raise HyperJaxError("\n".join(failures))
         run_info = workdir.describe_run(workdir.command_line(), seed=trained.config.seed)
         seconds = time.monotonic() - start
         sections = [overview.section(context, results)]
@@ -59,7 +66,19 @@ def run(
     if "tab1" in results:
         registry.load("tab1").print_summary(results["tab1"])
     console.print(f"report: {page}")
+    if failures:
+        raise HyperJaxError("\n".join(["the report lacks what failed:", *failures]))
     return page
+
+
+def _check_loaded(context: Context) -> None:
+    """Refuse what the workdir and the targets show before any experiment has run."""
+    for name in context.samplers:
+        samplers_lib.check(name, vae=context.trained.config.autoencoder.kl > 0)
+    datasets = [target.name for target in context.targets]
+    for name in datasets:
+        if datasets.count(name) > 1:
+            raise HyperJaxError(f"--targets: two are {name}; expected each data set once")
 
 
 def _check(experiments, samplers, targets, num_samples: int | None) -> tuple[str, ...]:

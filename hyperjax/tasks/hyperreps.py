@@ -100,10 +100,12 @@ def read_checked(path: Path, variant: AutoencoderConfig, spec: WeightSpec) -> Hy
         )
     if trained.config != variant:
         ours, theirs = (flat(dataclasses.asdict(c)) for c in (variant, trained.config))
-        differing = [f"{field}: {theirs[field]!r} there, {ours[field]!r} here"
+        names = {"kl": "evaluation.vae_kl"} if path.stem == VAE else {}
+        differing = [f"{names.get(field, f'autoencoder.{field}')}: {theirs[field]!r} there, "
+                     f"{ours[field]!r} here"
                      for field in ours if ours[field] != theirs[field]]  # fmt: skip
         raise HyperJaxError(
-            f"{path}: made with another config.autoencoder ({'; '.join(differing)}); delete it "
+            f"{path}: made with another configuration ({'; '.join(differing)}); delete it "
             "or restore"
         )
     return trained

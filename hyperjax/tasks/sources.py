@@ -20,7 +20,7 @@ from hyperjax import samplers as samplers_lib
 from hyperjax.errors import unknown
 from hyperjax.io import workdir
 from hyperjax.lab import Lab
-from hyperjax.tasks import hyperreps, sample
+from hyperjax.tasks import hyperreps, sample, trajectories
 from hyperjax.tasks.context import Context, Target
 from hyperjax.tasks.populations import Recipe, make_population
 from hyperjax.tasks.streams import Stream, root_key
@@ -47,7 +47,7 @@ def sources(context: Context) -> dict[str, Source]:
         space = samplers_lib.get_sampler(name, trained.config.samplers, spec).space
         found[f"S_{name}" if space == "latent" else name] = Source(name, main)
     for twin in trained.hyperreps:
-        if twin != main:
+        if twin == hyperreps.NO_LWLN != main:
             for name in ("kde30", "kde_anchor30"):
                 if name in names:
                     found[f"B_{name}"] = Source(name, twin)
@@ -67,9 +67,8 @@ def drawn(context: Context, label: str) -> Zoo:
     return drawn_from(context, label, known[label])
 
 
-def drawn_from(context: Context, label: str, source: Source, **facts: Any) -> Zoo:
-    """The same from any source, under a label of its own. `facts` are what else decides whether
-    the file is already there."""
+def drawn_from(context: Context, label: str, source: Source) -> Zoo:
+    """The same from any source, under a label of its own."""
     trained, count = context.trained, context.num_samples
     config = trained.config
     info = {
@@ -80,7 +79,7 @@ def drawn_from(context: Context, label: str, source: Source, **facts: Any) -> Zo
         "seed": config.seed,
         "samplers": dataclasses.asdict(config.samplers),
         "fingerprint": trained.images.fingerprint,
-        **facts,
+        "decoder": _file_digest(workdir.hyperrep_path(context.folder, source.hyperrep)),
     }
     recipe = Recipe(np.arange(count), np.array([0]), root_key(config.seed, Stream.FINETUNING),
                     None, info)  # fmt: skip
@@ -92,8 +91,8 @@ def drawn_from(context: Context, label: str, source: Source, **facts: Any) -> Zo
         seconds = round(time.monotonic() - start, 3)
         workdir.log_metrics(
             context.folder,
-            {"stage": "sampler", "population": label, "models": count, "seconds": seconds,
-             **draw.report},
+            {"stage": "sampler", "population": label, "digest": digest(info), "models": count,
+             "seconds": seconds, **workdir.hardware(), **draw.report},
         )  # fmt: skip
         recipe = recipe._replace(start=draw.vectors)
     return make_population(path, recipe, config, trained.lab, f"population {label}")
@@ -125,7 +124,9 @@ def finetuned(
         "epochs": list(epochs),
         "seed": context.trained.config.seed,
         "training": dataclasses.asdict(config.zoo.training),
-        "start": "init" if start is None else hashlib.sha256(start.tobytes()).hexdigest()[:16],
+        "start": [count, config.zoo.init, config.zoo.activation]
+        if start is None
+        else hashlib.sha256(start.tobytes()).hexdigest()[:16],
     }
     recipe = Recipe(
         members=np.arange(count),
@@ -173,12 +174,26 @@ def from_scratch(context: Context, target: Target | None = None) -> Zoo:
 
 def pretrained(context: Context) -> np.ndarray:
     """B_F before fine-tuning: the zoo's train members at the last epoch that the autoencoder
-    sees, float32[M, D], at most `num_samples`."""
-    return context.trained.data.train[: context.num_samples, -1]
+    sees, as they were trained, float32[M, D], at most `num_samples`.
+
+    Not aligned: a target's networks may have another activation, with other symmetries.
+    """
+    trained = context.trained
+    rows, last = trained.split.train[: context.num_samples], trained.config.autoencoder.epochs_seen
+    return trajectories.raw(trained, rows, last[-1:])[:, 0]
 
 
 def _path(context: Context, label: str, info: dict[str, Any]) -> Path:
     """Other settings, another file."""
-    digest = hashlib.sha256(json.dumps(info).encode()).hexdigest()[:8]
-    name = f"{label.replace(':', '-')}-{digest}.safetensors"
+    name = f"{label.replace(':', '-')}-{digest(info)}.safetensors"
     return context.folder / "populations" / name
+
+
+def digest(info: dict[str, Any]) -> str:
+    """Of what a population was made from."""
+    return hashlib.sha256(json.dumps(info, sort_keys=True).encode()).hexdigest()[:8]
+
+
+def _file_digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:16]

@@ -75,13 +75,17 @@ def run(context: Context) -> Cost:
 
 def _recorded(folder: Path) -> dict[str, tuple[float, str]]:
     """Seconds of the stages that train.py made in one go, and what on if not on this machine."""
-    here, found = _machine(workdir.describe_run("")), {}
+    here, found = workdir.hardware(), {}
     for entry in workdir.read_manifest(folder):
-        there = _machine(entry)
-        origin = RECORDED if there == here else f"{RECORDED} on {there}"
+        origin = _origin(entry, here)
         for stage, seconds in entry.get("stages", {}).items():
             found[stage] = (float(seconds), origin)
     return found
+
+
+def _origin(entry: dict[str, Any], here: dict[str, Any]) -> str:
+    there = _machine(entry)
+    return RECORDED if there == _machine(here) else f"{RECORDED} on {there}"
 
 
 def _machine(entry: dict[str, Any]) -> str:
@@ -173,11 +177,11 @@ def _decoding(trained: Trained) -> Stage:
 
 def _drawing(context: Context, label: str) -> Stage:
     """A population's fit, draw and decoding: as recorded when it was drawn, else once more."""
-    sources.drawn(context, label)
-    count = context.num_samples
+    digest, count = sources.digest(sources.drawn(context, label).info), context.num_samples
     for record in reversed(workdir.read_metrics(context.folder, "sampler")):
-        if (record["population"], record.get("models")) == (label, count):
-            return Stage(label, count, record["seconds"], math.nan, RECORDED)
+        if record.get("digest") == digest:
+            origin = _origin(record, workdir.hardware())
+            return Stage(label, count, record["seconds"], math.nan, origin)
     source = sources.sources(context)[label]
     key = jax.random.fold_in(root_key(context.trained.config.seed, Stream.EXPERIMENTS), _OWN)
     start = time.perf_counter()

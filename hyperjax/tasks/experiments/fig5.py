@@ -61,7 +61,8 @@ def section(context: Context, result: dict[str, Ensembles]) -> Section:
                  "largest - one (points)"),
                 tuple(rows),
                 note="one model: mean ± standard deviation over models; else over ensembles, which "
-                "share models, so that their spread shrinks with their size.",
+                "share models, so that their spread shrinks with their size; largest: of these "
+                "sizes, as far as a population has so many models.",
             ),
         ),
         figures=(

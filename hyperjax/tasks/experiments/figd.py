@@ -17,6 +17,7 @@ from hyperjax.tasks.streams import Stream, root_key
 
 _STREAM = 11  # the experiment's own part of its stream
 _PAIRS = 150  # of a population, at most, in the picture of angles
+_MEMBERS = 1000  # of the zoo, at most: all pairs are compared
 HELD_OUT = "held-out members"
 
 
@@ -24,7 +25,8 @@ def run(context: Context) -> FigD:
     trained = context.trained
     config, data, main = trained.config, trained.data, hyperreps.main_name(trained.config)
     model = trained.hyperreps[main]
-    others = {HELD_OUT: hyperrep.encode(model, data.test.reshape(-1, data.test.shape[-1]))}
+    members, held_out = data.train[:_MEMBERS], data.test[:_MEMBERS]
+    others = {HELD_OUT: hyperrep.encode(model, held_out.reshape(-1, held_out.shape[-1]))}
     # the key of sources.drawn: the latents of the populations of all other experiments
     key = jax.random.fold_in(root_key(config.seed, Stream.SAMPLES), config.seed)
     chosen = {
@@ -38,9 +40,11 @@ def run(context: Context) -> FigD:
             advance(1, label)
     root = jax.random.fold_in(root_key(config.seed, Stream.EXPERIMENTS), _STREAM)
     return figd.run(
-        hyperrep.encode(model, data.train_vectors).reshape(*data.quality.shape, -1),
+        hyperrep.encode(model, members.reshape(-1, members.shape[-1])).reshape(
+            *members.shape[:2], -1
+        ),
         others,
-        data.quality,
+        data.quality[:_MEMBERS],
         seed=int(jax.random.bits(root)),
     )
 
@@ -50,11 +54,12 @@ def section(context: Context, result: FigD) -> Section:
         "figD",
         "Geometry of latents (Appendix D)",
         text=(
-            "Latents of the main hyper-representation: of members of the zoo at all epochs that it "
-            "sees, and as drawn by each sampler. The paper finds them on sections of a "
-            "shell. That norms hardly vary says little by itself: in many dimensions nearly all "
-            "points of a cube or of a Gaussian lie on a shell too. What tells a distribution "
-            "apart is where its shell is, and how its directions spread.",
+            "Latents of the main hyper-representation: of members of the zoo (at most "
+            f"{_MEMBERS:,} of each split) at all epochs that it sees, and as drawn by each "
+            "sampler. The paper finds them on sections of a shell. That norms hardly vary says "
+            "little by itself: in many dimensions nearly all points of a cube or of a Gaussian "
+            "lie on a shell too. What tells a distribution apart is where its shell is, and how "
+            "its directions spread.",
             _finding(result),
             "PCA shows the plane of the train latents' first two principal components, with "
             f"{100 * result.explained.sum():.0f} % of their variance: most of what sets latents "

@@ -143,6 +143,7 @@ def _findings(result: Novelty) -> tuple[str, ...]:
                 ("on", "not told apart from it"),
                 ("below", "below it"),
                 ("replays", "replays, not judged"),
+                ("one network", "copies of one network, not judged"),
                 ("unknown", "cannot be judged"),
             )
             if verdict in groups
@@ -193,10 +194,13 @@ def _copies_table(result: Novelty) -> Table:
 
 
 def _baseline_table(result: Novelty) -> Table:
-    edges = {axis: set(result.frontier[axis][0].tolist()) for axis in novelty.AXES}
-    rows = []
-    for name, audit in result.baselines.items():
-        on = [_TITLES[a] for a in novelty.AXES if float(np.mean(getattr(audit, a))) in edges[a]]
+    audits, rows = result.baselines, []
+    on_edge = {
+        axis: np.isin(novelty.points(audits.values(), axis)[:, 0], result.frontier[axis][0])
+        for axis in novelty.AXES
+    }
+    for number, (name, audit) in enumerate(audits.items()):
+        on = [_TITLES[axis] for axis in novelty.AXES if on_edge[axis][number]]
         rows.append((name, percent(audit.accuracy), spread(audit.weights),
                      spread(audit.behaviour), ", ".join(on) or None))  # fmt: skip
     return Table(

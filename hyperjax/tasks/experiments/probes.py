@@ -93,9 +93,10 @@ def _features(trained: Trained, rows: np.ndarray, epochs: np.ndarray) -> dict[st
     }
     flat[_RANDOM] = hyperrep.encode(_untrained(trained), vectors)
     flat[_COMPONENTS] = _components(trained, vectors)
-    flat[_STATISTICS] = probes.layer_statistics(trained.zoo.spec, vectors)
+    raw = trajectories.raw(trained, rows, epochs)
+    flat[_STATISTICS] = probes.layer_statistics(trained.zoo.spec, raw.reshape(vectors.shape))
     shaped = {name: values.reshape(*aligned.shape[:2], -1) for name, values in flat.items()}
-    return shaped | {_ALIGNED: aligned, _RAW: trajectories.raw(trained, rows, epochs)}
+    return shaped | {_ALIGNED: aligned, _RAW: raw}
 
 
 def _untrained(trained: Trained) -> HyperRep:

@@ -31,7 +31,7 @@ def run(context: Context) -> dict[str, Conditioned]:
         result[target.name] = tab3.run(
             model,
             unseen,
-            sources.pretrained(context),
+            trained.data.train[: context.num_samples, -1],
             target.lab,
             ensemble_size=evaluation.ensemble_sizes[-1],
             draws=evaluation.ensemble_draws,

@@ -49,9 +49,7 @@ def run(context: Context) -> Vae:
         populations[f"S_{name}"] = sources.drawn_from(context, f"S_{name}", Source(name, main))
     for name in ("prior", "kde30", "joint"):
         source = Source(name, hyperreps.VAE)
-        populations[f"V_{name}"] = sources.drawn_from(
-            context, f"V_{name}", source, kl=model.config.kl
-        )
+        populations[f"V_{name}"] = sources.drawn_from(context, f"V_{name}", source)
     for name in ("pca", "aligned_mean"):
         populations[name] = sources.drawn_from(context, name, Source(name, main))
     scratch = sources.from_scratch(context)
