@@ -227,9 +227,9 @@ def _payoff_words(result: Cost, members: int) -> str:
     if best is None or math.isinf(best.models):
         return "None of the samplers below ever pays that back."
     return (
-        f"The first to pay that back is {best.population} after {best.epochs} epochs of "
-        f"fine-tuning: with its model number {best.models:.0f}. By then there are {members} "
-        "trained networks as well, those of the zoo."
+        f"The first to pay that back is {best.population}, fine-tuned for {best.epochs} "
+        f"epoch{'s' * (best.epochs != 1)}: with its model number {best.models:.0f}. By then "
+        f"there are {members} trained networks as well, those of the zoo."
     )
 
 
