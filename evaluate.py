@@ -5,7 +5,8 @@
     python evaluate.py --workdir=runs/digits --experiments=tab2 --targets=configs/mnist.py:small
     python evaluate.py --list
 
-Populations that were made before are read, not made again; a killed run goes on.
+Populations that were made before are read, not made again; a killed run goes on. The report holds
+the experiments of the last call.
 """
 
 from pathlib import Path

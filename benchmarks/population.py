@@ -6,7 +6,8 @@
 Prints models x images per second: best of the rounds, and the worst in brackets. All contenders
 run in one call on the same cores, in turn. PyTorch runs in each of its forms: one model per
 single-threaded process on every core (eager, channels-last, compiled), and the whole population
-through torch.func in one process with all cores. Appends a line to benchmarks/population.jsonl.
+through torch.func in one process with all cores. Appends a line for every setting to
+benchmarks/population.jsonl.
 """
 
 import argparse
@@ -151,7 +152,7 @@ def main() -> None:
             rates = results[-1]["rates"]
             line = ", ".join(f"{name} {rate['best']:,.0f}" for name, rate in rates.items())
             console.print(f"{' '.join(map(str, setting))}: {line}")
-    common.record(__file__, ceilings=ceilings, results=results)
+            common.record(__file__, ceilings=ceilings, results=results[-1:])
     console.print(show(results, ceilings["matmul_gflops"]))
     console.print({name: round(value, 1) for name, value in ceilings.items()})
 

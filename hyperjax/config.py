@@ -156,7 +156,7 @@ class EvaluationConfig:
     """What `evaluate.py` measures."""
 
     num_samples: int = 100  # models per population
-    epochs: tuple[int, ...] = (0, 1, 5, 25)  # of fine-tuning at which populations are compared
+    epochs: tuple[int, ...] = (0, 1, 5, 25, 50)  # of fine-tuning at which populations are compared
     samplers: tuple[str, ...] = ()  # empty: all
     bootstrap: int = 9999  # resamples of the confidence intervals
     assign: str = "transplant"  # of weights to unseen architectures: transplant or refill

@@ -12,7 +12,8 @@ from hyperjax.population import Engine, Evaluation, Images
 from hyperjax.types import Array
 
 _IMAGES_PER_CALL = 400_000
-_BYTES_PER_CALL = 8e9  # of activations, on each device
+_MEMORY_SHARE = 0.5  # of a device's memory, for activations
+_UNKNOWN_MEMORY = 16e9  # bytes, of a device that does not say what it has
 
 
 class Lab(NamedTuple):
@@ -31,8 +32,15 @@ def members_per_call(engine: Engine, num_images: int) -> int:
         size = max(1, _IMAGES_PER_CALL // num_images)
     else:
         each = cost.activation_bytes(engine.spec) * engine.micro_batch
-        size = max(1, int(_BYTES_PER_CALL * engine.mesh.size / each))
+        room = _MEMORY_SHARE * _memory(engine.mesh.local_devices[0])
+        size = distributed.agree(max(1, int(room * engine.mesh.size / each)))
     return population.padded(engine, size)
+
+
+def _memory(device: jax.Device) -> float:
+    """Bytes that a device has for us, the same at every call."""
+    stats = device.memory_stats() or {}
+    return float(stats.get("bytes_limit", _UNKNOWN_MEMORY))
 
 
 def evaluate(lab: Lab, vectors: Array, images: Images) -> Evaluation:

@@ -401,6 +401,12 @@ def test_any_number_of_models_compiles_once(model):
     for count in (1, 20, 100):
         assert hyperrep.encode(model, VECTORS[:count]).shape == (count, 8)
     assert hyperrep._encode._cache_size() == compiled
+    latents = hyperrep.encode(model, VECTORS)
+    hyperrep.decode(model, latents)
+    compiled = hyperrep._decode._cache_size()
+    for count in (1, 20, 100):
+        assert hyperrep.decode(model, latents[:count]).shape == (count, SPEC.num_params)
+    assert hyperrep._decode._cache_size() == compiled
 
 
 def test_errors(model):

@@ -1,9 +1,10 @@
 import dataclasses
+from types import SimpleNamespace
 
 import jax
 import pytest
 
-from hyperjax import cost
+from hyperjax import cost, lab
 from hyperjax.config import Config
 from hyperjax.errors import HyperJaxError
 from hyperjax.io import machine
@@ -67,3 +68,18 @@ def test_machine(tmp_path):
     assert 10**8 < machine.free_memory(device) < 10**14
     assert machine.free_disk(tmp_path / "not" / "there") > 10**6
     assert 10**8 < machine.matmul_rate(device, size=64, seconds=0.01) < 10**15
+
+
+def test_members_together_follow_the_memory(monkeypatch):
+    """Where members run at once: twice the memory, twice the members; the paper's thousand fit
+    into half of 80 GB."""
+    at_once = dataclasses.replace(PAPER, zoo=dataclasses.replace(PAPER.zoo, members="vmap"))
+    engine, sizes = make_engine(at_once, SPEC), []
+    for memory in (10e9, 20e9, 80e9):
+        monkeypatch.setattr(lab, "_memory", lambda device, memory=memory: memory)
+        sizes.append(lab.members_per_call(engine, 50_000) / engine.mesh.size)
+    assert sizes[1] == pytest.approx(2 * sizes[0], rel=0.02)
+    assert sizes[2] >= 1000
+    device = SimpleNamespace(memory_stats=lambda: {"bytes_limit": 5})
+    assert lab._memory(device) == 5
+    assert lab._memory(jax.devices()[0]) > 0  # a CPU does not say

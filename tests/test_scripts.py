@@ -331,7 +331,7 @@ def write_images(folder: Path, name: str) -> None:
 
 @pytest.mark.parametrize(
     ("source", "target", "num_params", "other"),
-    [("cifar10", "stl10", 2864, "digits"), ("svhn", "mnist", 2464, "cifar10")],
+    [("stl10", "cifar10", 2864, "digits"), ("svhn", "mnist", 2464, "cifar10")],
 )
 def test_pairs_of_the_paper(env, tmp_path, source, target, num_params, other):
     """Its transfers (tables 2 and 3) from small files; a target of other channels is refused."""
@@ -350,6 +350,8 @@ def test_pairs_of_the_paper(env, tmp_path, source, target, num_params, other):
     assert done.returncode == 0, done.stderr
     (table,) = (run / "report" / "tab3").glob("*.csv")
     assert f"{target} models, decoded (paper)" in table.read_text()
+    table = run / "report" / "tab2" / f"accuracy_{target}.csv"
+    assert "S_gan30 (paper)" in table.read_text()
     done = call(env, *arguments, f"--targets=configs/{other}.py:smoke")
     assert done.returncode != 0
     assert "channels" in done.stderr

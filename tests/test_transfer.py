@@ -113,10 +113,11 @@ def test_as_decoded(small_lab, networks):
     copies = np.repeat(networks[:1], 4, axis=0)
     populations = {"replay": decoded(networks[:3]), "copies": decoded(copies)}
     trained = as_zoo(networks[:, None], RNG.random((6, 1)))
-    result = fig4.run(populations, trained, 0, networks, small_lab)
+    result = fig4.run(populations, trained, 0, networks, small_lab, bootstrap=99, seed=0)
     assert result.populations["replay"].novelty == 0
     assert result.populations["copies"].disagreement == 0
     np.testing.assert_allclose(result.populations["replay"].accuracy, [0, 0.1, 0.2])
+    assert result.populations["replay"].summary.median == pytest.approx(0.1)
     assert [(a, b) for a, b, _ in result.comparisons] == [("B_T", "replay")]  # no copies
 
 

@@ -8,7 +8,7 @@ import numpy as np
 from hyperjax import lab, metrics, stats
 from hyperjax.experiments.tab1 import test_accuracy
 from hyperjax.lab import Lab
-from hyperjax.stats import Comparison
+from hyperjax.stats import Comparison, Summary
 from hyperjax.zoo import Zoo
 
 
@@ -16,6 +16,7 @@ class Decoded(NamedTuple):
     """One population before any step of training."""
 
     accuracy: np.ndarray  # float32[M] on test images; NaN: weights that are not finite
+    summary: Summary
     disagreement: float  # 0 for copies of one model
     novelty: float  # 0 for copies of train models, see `metrics.novelty`
 
@@ -28,7 +29,14 @@ class Fig4(NamedTuple):
 
 
 def run(
-    populations: Mapping[str, Zoo], scratch: Zoo, epoch: int, train_vectors: np.ndarray, lab_: Lab
+    populations: Mapping[str, Zoo],
+    scratch: Zoo,
+    epoch: int,
+    train_vectors: np.ndarray,
+    lab_: Lab,
+    *,
+    bootstrap: int,
+    seed: int,
 ) -> Fig4:
     """Compare populations at epoch 0, and with models that were trained for `epoch` epochs.
 
@@ -37,9 +45,10 @@ def run(
     """
     rows = {}
     for name, models in populations.items():
-        vectors = np.asarray(models.weights[:, 0])
+        vectors, accuracy = np.asarray(models.weights[:, 0]), test_accuracy(models, 0)
         rows[name] = Decoded(
-            accuracy=test_accuracy(models, 0),
+            accuracy=accuracy,
+            summary=stats.summarize(accuracy, bootstrap=bootstrap, seed=seed),
             disagreement=lab.disagreement(lab_, vectors),
             novelty=metrics.novelty(vectors, train_vectors),
         )

@@ -43,11 +43,14 @@ def run(
     epoch: int,
     lab_: Lab,
     key: Key,
+    *,
+    bootstrap: int,
+    seed: int,
 ) -> Vae:
     """Compare hyper-representations by what they reconstruct, and by populations as decoded.
 
     `scratch` are models trained from scratch, compared after `epoch` epochs. The key is that of
-    the noise in the bounds.
+    the noise in the bounds; `bootstrap` resamples, by the seed, give the intervals.
     """
     latents = {
         (name, part): _latents(model, members.reshape(-1, members.shape[-1]), part_key)
@@ -60,7 +63,9 @@ def run(
     return Vae(
         fig2.run(hyperreps, data, lab_),
         latents,
-        fig4.run(populations, scratch, epoch, data.train[:, -1], lab_),
+        fig4.run(
+            populations, scratch, epoch, data.train[:, -1], lab_, bootstrap=bootstrap, seed=seed
+        ),
     )
 
 

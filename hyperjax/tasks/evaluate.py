@@ -1,17 +1,26 @@
 """`evaluate.py`: populations, experiments, and the report."""
 
+import json
 import time
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
+
+import jax
 
 from hyperjax import samplers as samplers_lib
+from hyperjax.config import to_dict
 from hyperjax.errors import HyperJaxError, unknown
 from hyperjax.io import files, report, workdir
 from hyperjax.io.progress import console
+from hyperjax.io.report import Section
 from hyperjax.tasks import experiments as registry
+from hyperjax.tasks import plan, sources
 from hyperjax.tasks.context import Context
 from hyperjax.tasks.targets import load_target
 from hyperjax.tasks.train import load
 
+PARTS = ("train", "val", "test")
 NEED_TARGETS = ("tab2", "tab3")  # experiments that are about another data set
 
 
@@ -40,35 +49,71 @@ def run(
     _check_loaded(context)
     start = time.monotonic()
     with workdir.lock(folder):
-        results, failures = {}, []
-        for number, name in enumerate(chosen, 1):
-            console.print(f"{name} ({number} of {len(chosen)}): {registry.DESCRIPTIONS[name]}")
-            try:
-                results[name] = registry.load(name).run(context)
-            except HyperJaxError as error:  # hours of others should not be lost with it
-                console.print(f"{name} failed: {error}")
-                failures.append(f"{name}: {error}")
-        if not results:
-            raise HyperJaxError("\n".join(failures))
+        _announce(context, chosen)
+        results, sections, failures = _run(context, chosen)
         run_info = workdir.describe_run(workdir.command_line(), seed=trained.config.seed)
-        seconds = time.monotonic() - start
-        sections = [overview.section(context, results)]
-        sections += [registry.load(name).section(context, r) for name, r in results.items()]
+        seconds = round(time.monotonic() - start, 1)
+        facts = overview.facts(context, run_info, seconds)
         page = report.write_report(
             folder / "report",
             f"HyperJAX on {trained.config.dataset}",
-            overview.facts(context, run_info, seconds),
-            sections,
+            facts,
+            [overview.section(context, results), *sections],
         )
+        about = {"facts": facts, "run": run_info, "config": to_dict(trained.config)}
+        files.atomic_write(folder / "report" / "run.json", json.dumps(about, indent=1).encode())
         for name in registry.DESCRIPTIONS.keys() - results.keys():  # of an older report
             files.remove(folder / "report" / f"{name}.json", folder / "report" / name)
-        workdir.add_to_manifest(folder, {**run_info, "seconds": round(seconds, 1)})
+        workdir.add_to_manifest(folder, {**run_info, "seconds": seconds})
     if "tab1" in results:
         registry.load("tab1").print_summary(results["tab1"])
     console.print(f"report: {page}")
     if failures:
         raise HyperJaxError("\n".join(["the report lacks what failed:", *failures]))
     return page
+
+
+def _run(
+    context: Context, chosen: Sequence[str]
+) -> tuple[dict[str, Any], list[Section], list[str]]:
+    """Results and sections of the experiments, and what was wrong with those that failed: hours
+    of others should not be lost with one."""
+    results, sections, failures = {}, [], []
+    for number, name in enumerate(chosen, 1):
+        console.print(f"{name} ({number} of {len(chosen)}): {registry.DESCRIPTIONS[name]}")
+        try:
+            result = registry.load(name).run(context)
+            sections.append(registry.load(name).section(context, result))
+            results[name] = result
+        except Exception as error:
+            if not isinstance(error, HyperJaxError):  # not foreseen, so where it comes from
+                console.print_exception()
+            console.print(f"{name} failed: {error}")
+            failures.append(f"{name}: {error}")
+    if not results:
+        raise HyperJaxError("\n".join(failures))
+    return results, sections, failures
+
+
+def _announce(context: Context, chosen: Sequence[str]) -> None:
+    """Say what the fine-tuning of populations takes, the bulk of the work, or refuse it."""
+    number, stages = len(sources.sources(context)), []
+    wanted = [(context.home, "tab1" in chosen)]
+    wanted += [(target, "tab2" in chosen) for target in context.targets]
+    for target, tuned in wanted:
+        epochs = target.config.evaluation.epochs
+        if tuned and epochs[-1]:
+            images = {part: len(getattr(target.lab, part).labels) for part in PARTS}
+            stage = plan.population_stage(
+                f"{number} populations on {target.name}", target.lab.engine, target.config,
+                images, context.num_samples, epochs[-1], len(epochs),
+            )  # fmt: skip
+            stages.append(stage._replace(flops=number * stage.flops, disk=number * stage.disk))
+    if stages:
+        console.print(
+            "at most, without what is kept of earlier calls; other experiments come on top"
+        )
+        plan.announce(stages, context.folder, jax.devices())
 
 
 def _check_loaded(context: Context) -> None:

@@ -169,14 +169,16 @@ def _train(
         while done < c.steps:
             until = min((done // c.eval_every + 1) * c.eval_every, c.steps)
             state, sums = current.state, {}
-            for begin in range(done, until, _STEPS_PER_CALL):
+            waiting: list[tuple[int, dict[str, jax.Array]]] = []  # at most one: the devices
+            for begin in range(done, until, _STEPS_PER_CALL):  # work while its metrics are read
                 count = min(_STEPS_PER_CALL, until - begin)
                 state, metrics = hyperrep.train_steps(
                     trainer, state, vectors, device_stats, jnp.int32(count)
                 )
-                for key, value in jax.device_get(metrics).items():
-                    sums[key] = sums.get(key, 0.0) + count * float(value)
+                _add(sums, waiting)
+                waiting = [(count, metrics)]
                 advance(count, note)
+            _add(sums, waiting)
             means = {f"train_{key}": total / (until - done) for key, total in sums.items()}
             if not np.isfinite(means["train_loss"]):
                 raise HyperJaxError(
@@ -191,6 +193,13 @@ def _train(
                 saved = time.monotonic()
         advance(0, note)
     return current
+
+
+def _add(sums: dict[str, float], metrics: list[tuple[int, dict[str, jax.Array]]]) -> None:
+    """Wait for the mean metrics of some steps, and add them up."""
+    for count, means in metrics:
+        for key, value in jax.device_get(means).items():
+            sums[key] = sums.get(key, 0.0) + count * float(value)
 
 
 def _start(

@@ -32,11 +32,20 @@ class Stage(NamedTuple):
 
 
 def population_stage(
-    name: str, engine: Engine, config: Config, images: dict[str, int], members: int, epochs: int
+    name: str,
+    engine: Engine,
+    config: Config,
+    images: dict[str, int],
+    members: int,
+    epochs: int,
+    snapshots: int = 0,
 ) -> Stage:
-    """Train `members` for `epochs`, measuring every epoch. `images`: how many of each split."""
+    """Train `members` for `epochs`, measuring them at so many `snapshots` (0: as a zoo).
+
+    `images`: how many of each split.
+    """
     spec, devices = engine.spec, engine.mesh.size
-    snapshots = len(config.zoo.snapshots) or epochs + 1
+    snapshots = snapshots or len(config.zoo.snapshots) or epochs + 1
     work = epochs * images["train"] * cost.training_flops(spec)
     work += snapshots * (images["val"] + images["test"]) * cost.evaluation_flops(spec)
     together = min(config.zoo.chunk_size or members_per_call(engine, images["train"]), members)

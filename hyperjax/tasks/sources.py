@@ -92,10 +92,19 @@ def drawn_from(context: Context, label: str, source: Source) -> Zoo:
         workdir.log_metrics(
             context.folder,
             {"stage": "sampler", "population": label, "digest": digest(info), "models": count,
-             "seconds": seconds, **workdir.hardware(), **draw.report},
+             "seconds": seconds, **workdir.hardware(), "report": draw.report},
         )  # fmt: skip
         recipe = recipe._replace(start=draw.vectors)
     return make_population(path, recipe, config, trained.lab, f"population {label}")
+
+
+def record(context: Context, models: Zoo) -> dict[str, Any]:
+    """What was logged when a population was drawn; empty if that log is gone."""
+    wanted = digest(models.info)
+    for entry in reversed(workdir.read_metrics(context.folder, "sampler")):
+        if entry.get("digest") == wanted:
+            return entry
+    return {}
 
 
 def finetuned(

@@ -177,11 +177,11 @@ def _decoding(trained: Trained) -> Stage:
 
 def _drawing(context: Context, label: str) -> Stage:
     """A population's fit, draw and decoding: as recorded when it was drawn, else once more."""
-    digest, count = sources.digest(sources.drawn(context, label).info), context.num_samples
-    for record in reversed(workdir.read_metrics(context.folder, "sampler")):
-        if record.get("digest") == digest:
-            origin = _origin(record, workdir.hardware())
-            return Stage(label, count, record["seconds"], math.nan, origin)
+    count = context.num_samples
+    record = sources.record(context, sources.drawn(context, label))
+    if record:
+        origin = _origin(record, workdir.hardware())
+        return Stage(label, count, record["seconds"], math.nan, origin)
     source = sources.sources(context)[label]
     key = jax.random.fold_in(root_key(context.trained.config.seed, Stream.EXPERIMENTS), _OWN)
     start = time.perf_counter()

@@ -16,17 +16,25 @@ def run(context: Context) -> Fig4:
     scratch = sources.from_scratch(context)
     populations = {label: sources.drawn(context, label) for label in sources.sources(context)}
     epoch = 25 if 25 in scratch.epochs else int(scratch.epochs[-1])
-    return fig4.run(populations, scratch, epoch, trained.data.train[:, -1], trained.lab)
+    return fig4.run(
+        populations,
+        scratch,
+        epoch,
+        trained.data.train[:, -1],
+        trained.lab,
+        bootstrap=trained.config.evaluation.bootstrap,
+        seed=trained.config.seed,
+    )
 
 
 def section(context: Context, result: Fig4) -> Section:
     scratch = f"B_T, epoch {result.scratch_epoch}"
     boxes = {name: 100 * row.accuracy for name, row in result.populations.items()}
-    rows = [(scratch, len(result.scratch), percent(result.scratch), None, None)]
-    rows += [
-        (name, len(row.accuracy), percent(row.accuracy), 100 * row.disagreement, row.novelty)
-        for name, row in result.populations.items()
-    ]
+    rows = [(scratch, len(result.scratch), percent(result.scratch), *[None] * 5)]
+    for name, row in result.populations.items():
+        middle = (100 * x for x in (row.summary.median, *row.summary.mean_ci))
+        rows.append((name, len(row.accuracy), percent(row.accuracy), *middle,
+                     100 * row.disagreement, row.novelty))  # fmt: skip
     against = [
         (b, -c.rank_biserial, 1 - c.cles, c.mwu_p, -c.cohens_d, c.welch_p)
         for a, b, c in result.comparisons
@@ -43,9 +51,11 @@ def section(context: Context, result: Fig4) -> Section:
             Table(
                 "accuracy",
                 "As decoded",
-                ("population", "models", "test accuracy (%)", "disagreement (%)", "novelty"),
+                ("population", "models", "test accuracy (%)", "median (%)", "from (%)", "to (%)",
+                 "disagreement (%)", "novelty"),
                 tuple(rows),
-                note="mean ± standard deviation over models",
+                note="mean ± standard deviation over models; from, to: 95 % bootstrap interval of "
+                "the mean",
             ),
             Table(
                 "against_b_t",
@@ -56,6 +66,7 @@ def section(context: Context, result: Fig4) -> Section:
                 note="Positive: above B_T. Two-sided, Holm-corrected over all pairs of "
                 "populations; all pairs are in fig4.json.",
             ),
+            *_reports(context),
             Table("samplers", "Samplers", ("name", "what it draws"),
                   tuple(samplers.describe().items())),
         ),
@@ -74,3 +85,17 @@ def section(context: Context, result: Fig4) -> Section:
         ),
         data=result._asdict(),
     )  # fmt: skip
+
+
+def _reports(context: Context) -> tuple[Table, ...]:
+    """What samplers recorded of their fits and draws."""
+    rows = []
+    for label in sources.sources(context):
+        record = sources.record(context, sources.drawn(context, label))
+        rows += [(label, name, value) for name, value in record.get("report", {}).items()]
+    if not rows:
+        return ()
+    note = "clipped: share of values outside the latents' range; coverage and spread: of samples "
+    note += "of a GAN among the anchors, small where it has collapsed to a few modes."
+    return (Table("reports", "What samplers say of their samples",
+                  ("population", "figure", "value"), tuple(rows), note=note),)  # fmt: skip

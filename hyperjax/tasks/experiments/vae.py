@@ -55,7 +55,10 @@ def run(context: Context) -> Vae:
     scratch = sources.from_scratch(context)
     epoch = 25 if 25 in scratch.epochs else int(scratch.epochs[-1])
     key = jax.random.fold_in(root_key(config.seed, Stream.EXPERIMENTS), _STREAM)
-    return vae.run(pair, trained.data, populations, scratch, epoch, trained.lab, key)
+    return vae.run(
+        pair, trained.data, populations, scratch, epoch, trained.lab, key,
+        bootstrap=config.evaluation.bootstrap, seed=config.seed,
+    )  # fmt: skip
 
 
 def section(context: Context, result: Vae) -> Section:
