@@ -33,9 +33,6 @@ def on_one_core(args: argparse.Namespace) -> dict[str, float]:
 
 
 def main() -> None:
-    if "--pinned" in sys.argv:  # before JAX starts its threads
-        os.sched_setaffinity(0, common.cores()[:1])
-        os.environ["JAX_NUM_CPU_DEVICES"] = "1"
     import jax
     from population import ours
 
@@ -73,4 +70,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    if "--pinned" in sys.argv:  # before JAX counts cores and starts its threads
+        os.sched_setaffinity(0, common.cores()[:1])
+        os.environ["JAX_NUM_CPU_DEVICES"] = "1"
     cli.run(main)
