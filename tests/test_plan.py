@@ -73,6 +73,9 @@ def test_machine(tmp_path):
 def test_members_together_follow_the_memory(monkeypatch):
     """Where members run at once: twice the memory, twice the members; the paper's thousand fit
     into half of 80 GB."""
+    device = SimpleNamespace(memory_stats=lambda: {"bytes_limit": 5})
+    assert lab._memory(device) == 5
+    assert lab._memory(jax.devices()[0]) > 0  # a CPU does not say
     at_once = dataclasses.replace(PAPER, zoo=dataclasses.replace(PAPER.zoo, members="vmap"))
     engine, sizes = make_engine(at_once, SPEC), []
     for memory in (10e9, 20e9, 80e9):
@@ -80,6 +83,3 @@ def test_members_together_follow_the_memory(monkeypatch):
         sizes.append(lab.members_per_call(engine, 50_000) / engine.mesh.size)
     assert sizes[1] == pytest.approx(2 * sizes[0], rel=0.02)
     assert sizes[2] >= 1000
-    device = SimpleNamespace(memory_stats=lambda: {"bytes_limit": 5})
-    assert lab._memory(device) == 5
-    assert lab._memory(jax.devices()[0]) > 0  # a CPU does not say
