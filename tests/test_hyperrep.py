@@ -4,50 +4,25 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from sklearn.decomposition import PCA
+from hyperrep_cases import (
+    DIM,
+    EXACT,
+    KEY,
+    PLAIN,
+    SIZES,
+    SPEC,
+    STATS,
+    TINY,
+    VECTORS,
+    assert_trees_equal,
+    trained,
+)
 
 from hyperjax import hyperrep, losses
-from hyperjax.config import AugmentConfig, AutoencoderConfig
+from hyperjax.config import AutoencoderConfig
 from hyperjax.errors import HyperJaxError
 from hyperjax.hyperrep import HyperRep
 from hyperjax.io import checkpoint
-from hyperjax.weights import LayerSpec, WeightSpec
-
-SPEC = WeightSpec(
-    (
-        LayerSpec("c", "conv", (3, 1, 2, 2), pooled=True),
-        LayerSpec("d", "dense", (4, 12)),
-        LayerSpec("e", "dense", (2, 4)),
-    ),
-    "tanh",
-)  # 77 parameters
-SIZES, DIM = [15, 52, 10], 77
-PLAIN = AugmentConfig(permute=False, mix=0.0, noise=0.0, erase=0.0)
-TINY = AutoencoderConfig(
-    dim=16, heads=2, mlp_dim=24, blocks=1, latent=8, dropout=0.1, projection_layers=1,
-    projection_hidden=6, projection_dim=4, batch_size=32, learning_rate=3e-3, warmup_steps=5,
-    schedule="constant", linear_path=False, augment=AugmentConfig(mix=0.2, noise=0.05, erase=0.5),
-)  # fmt: skip
-EXACT = dataclasses.replace(TINY, dropout=0.0, augment=PLAIN, beta=1.0)
-LINEAR = dataclasses.replace(TINY, linear_path=True)
-KEY = jax.random.key(0)
-
-
-def make_vectors(count=100):
-    """Models of three latent factors, with layers of very different mean and scale."""
-    rng = np.random.default_rng(0)
-    values = rng.normal(size=(count, 3)) @ rng.normal(size=(3, DIM))
-    values += 0.1 * rng.normal(size=(count, DIM))
-    return np.float32(values * np.repeat([0.1, 1, 20], SIZES) + np.repeat([0.5, -1, 30], SIZES))
-
-
-VECTORS = make_vectors()
-STATS = hyperrep.statistics(TINY, SPEC, VECTORS)
-
-
-def trained(count, trainer, data=VECTORS, state=None):
-    state = hyperrep.init(trainer, KEY) if state is None else state
-    return hyperrep.train_steps(trainer, state, data, STATS, jnp.int32(count))
 
 
 @pytest.fixture(scope="module")
@@ -59,15 +34,6 @@ def trainer():
 def model(trainer):
     state, _ = trained(50, trainer)
     return HyperRep(TINY, SPEC, jax.tree.map(np.asarray, state.params), STATS, VECTORS[0])
-
-
-def assert_trees_equal(ours, theirs, **tolerance):
-    def check(a, b):
-        if jnp.issubdtype(a.dtype, jax.dtypes.prng_key):
-            a, b = jax.random.key_data(a), jax.random.key_data(b)
-        np.testing.assert_allclose(a, b, **({"rtol": 0, "atol": 0} | tolerance))
-
-    jax.tree.map(check, ours, theirs)
 
 
 # --- statistics and units -------------------------------------------------------------------
@@ -96,70 +62,6 @@ def test_inputs_are_centred_and_scaled_and_back():
     np.testing.assert_allclose(
         hyperrep.from_outputs(SPEC, STATS, inputs), VECTORS, rtol=1e-5, atol=1e-5
     )
-
-
-# --- the linear path ------------------------------------------------------------------------
-
-
-def started(config, stats=STATS, vectors=VECTORS):
-    trainer = hyperrep.make_trainer(config, SPEC)
-    state = hyperrep.principal_components(trainer, hyperrep.init(trainer, KEY), stats, vectors)
-    return HyperRep(config, SPEC, state.params, stats, VECTORS[0])
-
-
-@pytest.mark.parametrize("lwln", [True, False])
-def test_the_linear_path_holds_the_principal_components(lwln):
-    """Of layer-wise normalised weights with LWLN, of raw weights without."""
-    config = dataclasses.replace(LINEAR, tanh=False, lwln=lwln)
-    units = np.repeat(STATS.layer_std if lwln else np.ones(3), SIZES)
-    pca = PCA(8).fit(VECTORS / units)
-    expected = pca.inverse_transform(pca.transform(VECTORS / units)) * units
-    np.testing.assert_allclose(
-        hyperrep.reconstruct(started(config), VECTORS), expected, rtol=1e-3, atol=2e-3
-    )
-
-
-def test_the_tanh_is_nearly_linear_at_the_start():
-    model = started(LINEAR)
-    latents = np.arctanh(hyperrep.encode(model, VECTORS).astype(np.float64))
-    np.testing.assert_allclose(latents.std(0), 0.4, rtol=1e-3)
-    np.testing.assert_allclose(np.corrcoef(latents.T), np.eye(8), atol=1e-3)
-    result = hyperrep.reconstruct(model, VECTORS)
-    score = losses.r_squared(SPEC, result, VECTORS, STATS.mean, STATS.layer_std)
-    assert 0.98 < score["all"] < 1
-
-
-def test_fewer_models_than_latents():
-    few = VECTORS[:4]
-    stats = hyperrep.statistics(TINY, SPEC, few)
-    model = started(LINEAR, stats, few)
-    latents = hyperrep.encode(model, few)
-    np.testing.assert_array_equal(latents[:, 3:], 0)  # three differences between four models
-    score = losses.r_squared(
-        SPEC, hyperrep.reconstruct(model, few), few, stats.mean, stats.layer_std
-    )
-    assert score["all"] > 0.98
-
-
-def test_the_linear_path_stays_as_it_is():
-    """No gradient reaches it and it does not decay, while everything around it is trained."""
-    config = dataclasses.replace(LINEAR, weight_decay=1.0, warmup_steps=0, dropout=0.0)
-    trainer, params = hyperrep.make_trainer(config, SPEC), started(LINEAR).params
-    noise = np.random.default_rng(0)
-    params = jax.tree.map(
-        lambda leaf: leaf + noise.normal(0, 0.1, leaf.shape).astype(np.float32), params
-    )
-
-    @jax.jit
-    def update(params, vectors):
-        grads = jax.grad(lambda p: hyperrep.loss_fn(trainer, p, STATS, vectors, KEY)[0])(params)
-        tx = hyperrep.optimizer(config)
-        return tx.update(grads, tx.init(params), params)[0]
-
-    updates = update(params, VECTORS)
-    for part in ("encoder", "decoder"):
-        assert not updates[part].pop("linear")["kernel"].any()
-    assert all(np.any(leaf != 0) for leaf in jax.tree.leaves(updates))
 
 
 # --- the loss -------------------------------------------------------------------------------

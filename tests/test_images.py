@@ -1,7 +1,6 @@
 """Image data: every file format written here by an independent writer and read back."""
 
 import gzip
-import struct
 import sys
 
 import jax
@@ -10,6 +9,7 @@ import pytest
 import scipy.io
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from image_files import idx_bytes, write_cifar10, write_idx, write_stl10, write_svhn
 from PIL import Image
 
 from hyperjax.errors import HyperJaxError
@@ -28,66 +28,6 @@ def no_network_and_no_home(monkeypatch, tmp_path):
         raise AssertionError("network access")
 
     monkeypatch.setattr("socket.socket.connect", refuse)
-
-
-def random_split(count, shape, first_label=0):
-    images = RNG.integers(0, 256, (count, *shape), dtype=np.uint8)
-    return images, RNG.permutation(np.arange(count) % 10 + first_label)
-
-
-def idx_bytes(array):
-    """The format of yann.lecun.com/exdb/mnist, written with struct."""
-    header = struct.pack(">BBBB", 0, 0, 8, array.ndim) + struct.pack(
-        f">{array.ndim}I", *array.shape
-    )
-    return header + bytes(array.ravel().tolist())
-
-
-def write_idx(folder, count=30, test=12, *, compress=False):
-    folder.mkdir(parents=True, exist_ok=True)
-    splits = {"train": random_split(count, (28, 28)), "t10k": random_split(test, (28, 28))}
-    for split, (images, labels) in splits.items():
-        for kind, array in (("images-idx3", images), ("labels-idx1", labels)):
-            data = idx_bytes(array)
-            name = f"{split}-{kind}-ubyte" + (".gz" if compress else "")
-            (folder / name).write_bytes(gzip.compress(data) if compress else data)
-    return splits["train"], splits["t10k"]
-
-
-def write_svhn(folder):
-    folder.mkdir(parents=True)
-    splits = []
-    for split in ("train", "test"):
-        images, labels = random_split(20, (32, 32, 3), first_label=1)
-        content = {"X": np.moveaxis(images, 0, -1), "y": labels.astype(np.uint8)[:, None]}
-        scipy.io.savemat(folder / f"{split}_32x32.mat", content, do_compression=True)
-        splits.append((images, labels % 10))
-    return splits
-
-
-def write_cifar10(folder):
-    folder.mkdir(parents=True)
-    images, labels = random_split(60, (32, 32, 3))
-    names = [f"data_batch_{i}.bin" for i in (1, 2, 3, 4, 5)] + ["test_batch.bin"]
-    for k, name in enumerate(names):
-        data = b""
-        for i in range(10 * k, 10 * k + 10):
-            data += bytes([labels[i]]) + b"".join(images[i, :, :, c].tobytes() for c in range(3))
-        (folder / name).write_bytes(data)
-    return (images[:50], labels[:50]), (images[50:], labels[50:])
-
-
-def write_stl10(folder):
-    folder.mkdir(parents=True)
-    splits = []
-    for split in ("train", "test"):
-        images, labels = random_split(10, (96, 96, 3), first_label=1)
-        # Fortran order of one channel: down the columns
-        planes = [image[:, :, c].tobytes(order="F") for image in images for c in range(3)]
-        (folder / f"{split}_X.bin").write_bytes(b"".join(planes))
-        (folder / f"{split}_y.bin").write_bytes(bytes(labels.tolist()))
-        splits.append((images, labels - 1))
-    return splits
 
 
 def pillow_resize(images, size):

@@ -5,7 +5,6 @@ import os
 import re
 import signal
 import socket
-import struct
 import subprocess
 import sys
 import time
@@ -14,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import scipy.io
+from image_files import write_cifar10, write_idx, write_stl10, write_svhn
 
 from hyperjax import samplers
 from hyperjax.io import hyperrep_file, zoo_file
@@ -298,35 +297,12 @@ def test_config_typo(env, tmp_path):
     assert "num_member" in done.stderr
 
 
-def write_images(folder: Path, name: str) -> None:
-    """A few random images in the original files of a data set: 200 to train, 40 to test."""
-    rng = np.random.default_rng(0)
-    if name == "cifar10":
-        folder /= "cifar-10-batches-bin"
-        folder.mkdir()
-        for part in (*(f"data_batch_{i}" for i in range(1, 6)), "test_batch"):
-            records = rng.integers(0, 256, (40, 3073), np.uint8)
-            records[:, 0] = np.arange(40) % 10  # the label
-            (folder / f"{part}.bin").write_bytes(records.tobytes())
-        return
-    (folder / name).mkdir()
-    for part, count in (("train", 200), ("test", 40)):
-        labels = (np.arange(count) % 10).astype(np.uint8)
-        if name == "stl10":
-            pixels = rng.integers(0, 256, (count, 3, 96, 96), np.uint8)
-            (folder / name / f"{part}_X.bin").write_bytes(pixels.tobytes())
-            (folder / name / f"{part}_y.bin").write_bytes((labels + 1).tobytes())
-        elif name == "svhn":
-            pixels = rng.integers(0, 256, (32, 32, 3, count), np.uint8)
-            content = {"X": pixels, "y": labels[:, None] + 1}
-            scipy.io.savemat(folder / name / f"{part}_32x32.mat", content)
-        else:
-            stem = folder / name / part.replace("test", "t10k")
-            pixels = rng.integers(0, 256, (count, 28, 28), np.uint8)
-            head = struct.pack(">4I", 0x803, count, 28, 28)
-            Path(f"{stem}-images-idx3-ubyte").write_bytes(head + pixels.tobytes())
-            head = struct.pack(">2I", 0x801, count)
-            Path(f"{stem}-labels-idx1-ubyte").write_bytes(head + labels.tobytes())
+ORIGINALS = {  # as many images as smoke runs take
+    "mnist": lambda data: write_idx(data / "mnist", 200, 40),
+    "svhn": lambda data: write_svhn(data / "svhn", 200, 40),
+    "cifar10": lambda data: write_cifar10(data / "cifar-10-batches-bin", 40),
+    "stl10": lambda data: write_stl10(data / "stl10", 200, 40),
+}
 
 
 @pytest.mark.parametrize(
@@ -336,8 +312,8 @@ def write_images(folder: Path, name: str) -> None:
 def test_pairs_of_the_paper(env, tmp_path, source, target, num_params, other):
     """Its transfers (tables 2 and 3) from small files; a target of other channels is refused."""
     run, data = tmp_path / "run", f"--data_dir={tmp_path}"
-    for name in {source, target, other} - {"digits"}:
-        write_images(tmp_path, name)
+    for name in {source, target, other} & ORIGINALS.keys():
+        ORIGINALS[name](tmp_path)
     done = call(
         env, "train.py", f"--config=configs/{source}.py:smoke", f"--workdir={run}",
         f"--config.data_dir={tmp_path}", "--config.zoo.epochs=2",

@@ -1,0 +1,56 @@
+"""A tiny architecture, models of it, and small autoencoders."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from hyperjax import hyperrep
+from hyperjax.config import AugmentConfig, AutoencoderConfig
+from hyperjax.weights import LayerSpec, WeightSpec
+
+SPEC = WeightSpec(
+    (
+        LayerSpec("c", "conv", (3, 1, 2, 2), pooled=True),
+        LayerSpec("d", "dense", (4, 12)),
+        LayerSpec("e", "dense", (2, 4)),
+    ),
+    "tanh",
+)  # 77 parameters
+SIZES, DIM = [15, 52, 10], 77
+PLAIN = AugmentConfig(permute=False, mix=0.0, noise=0.0, erase=0.0)
+TINY = AutoencoderConfig(
+    dim=16, heads=2, mlp_dim=24, blocks=1, latent=8, dropout=0.1, projection_layers=1,
+    projection_hidden=6, projection_dim=4, batch_size=32, learning_rate=3e-3, warmup_steps=5,
+    schedule="constant", linear_path=False, augment=AugmentConfig(mix=0.2, noise=0.05, erase=0.5),
+)  # fmt: skip
+EXACT = dataclasses.replace(TINY, dropout=0.0, augment=PLAIN, beta=1.0)
+LINEAR = dataclasses.replace(TINY, linear_path=True)
+KEY = jax.random.key(0)
+
+
+def make_vectors(count=100):
+    """Models of three latent factors, with layers of very different mean and scale."""
+    rng = np.random.default_rng(0)
+    values = rng.normal(size=(count, 3)) @ rng.normal(size=(3, DIM))
+    values += 0.1 * rng.normal(size=(count, DIM))
+    return np.float32(values * np.repeat([0.1, 1, 20], SIZES) + np.repeat([0.5, -1, 30], SIZES))
+
+
+VECTORS = make_vectors()
+STATS = hyperrep.statistics(TINY, SPEC, VECTORS)
+
+
+def trained(count, trainer, data=VECTORS, state=None):
+    state = hyperrep.init(trainer, KEY) if state is None else state
+    return hyperrep.train_steps(trainer, state, data, STATS, jnp.int32(count))
+
+
+def assert_trees_equal(ours, theirs, **tolerance):
+    def check(a, b):
+        if jnp.issubdtype(a.dtype, jax.dtypes.prng_key):
+            a, b = jax.random.key_data(a), jax.random.key_data(b)
+        np.testing.assert_allclose(a, b, **({"rtol": 0, "atol": 0} | tolerance))
+
+    jax.tree.map(check, ours, theirs)
