@@ -5,7 +5,8 @@ import numpy as np
 from hyperjax.types import Array
 
 _DIRECTIONS = np.deg2rad(np.arange(0, 360, 22.5))
-_RADII = (1.0, 2.5, 4.0, 6.0, 8.0, 11.0, 14.0, 18.0)  # in units of `gap`, from point to name
+# from point to name, in units of `gap`
+_RADII = (1.0, 2.5, 4.0, 6.0, 8.0, 11.0, 14.0, 18.0, 23.0, 29.0)
 
 
 def place(points: Array, sizes: Array, box: tuple[float, float, float, float], *, gap: float,
@@ -29,7 +30,8 @@ def place(points: Array, sizes: Array, box: tuple[float, float, float, float], *
     for i in np.argsort(np.sort(spacing, axis=1)[:, :3].sum(axis=1), kind="stable"):
         choices = _choices(points[i], sizes[i], gap)
         boxes = np.concatenate([choices - sizes[i] / 2, choices + sizes[i] / 2], axis=1)
-        cost = _outside(boxes, box) * 100 + _overlap(boxes, placed, gap).sum(axis=1) * 10
+        # a name over a name is worse than a name over points
+        cost = _outside(boxes, box) * 100 + _overlap(boxes, placed, gap).sum(axis=1) * 100
         cost += _covered(boxes, avoided, gap / 2) * sizes[i].prod()
         best = np.argmin(np.round(cost, 6))  # choices come nearest first
         centres[i] = choices[best]
