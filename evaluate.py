@@ -13,7 +13,7 @@ from pathlib import Path
 
 from absl import app, flags
 
-from hyperjax.tasks import cli
+from hyperjax.app import cli
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder that train.py has finished.")
 _EXPERIMENTS = flags.DEFINE_list("experiments", [], "Which to run; default: all. See --list.")
@@ -30,18 +30,20 @@ _LIST = flags.DEFINE_bool("list", False, "List the experiments and exit.")
 
 def main(argv: list[str]) -> None:
     def task():
+        from hyperjax import paper
+        from hyperjax.app import evaluate
         from hyperjax.errors import HyperJaxError
-        from hyperjax.tasks import evaluate, experiments
 
         cli.refuse_arguments(argv)
         if _LIST.value:
-            for name, description in experiments.DESCRIPTIONS.items():
+            for name, description in paper.DESCRIPTIONS.items():
                 print(f"{name:14} {description}")
             return
         if _WORKDIR.value is None:
             raise HyperJaxError("--workdir is needed: a folder that train.py has finished")
         evaluate.run(
             Path(_WORKDIR.value),
+            paper,
             tuple(_EXPERIMENTS.value),
             samplers=tuple(_SAMPLERS.value),
             targets=tuple(_TARGETS.value),

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from absl import app, flags
 
-from hyperjax.tasks import cli
+from hyperjax.app import cli
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder that train.py has finished.")
 _SAMPLER = flags.DEFINE_string("sampler", None, "Name of the sampler; --list names them.")
@@ -39,7 +39,7 @@ def main(argv: list[str]) -> None:
             return
         if _WORKDIR.value is None or _SAMPLER.value is None:
             raise HyperJaxError("--workdir and --sampler are needed; --list names the samplers")
-        from hyperjax.tasks import sample
+        from hyperjax.app import sample
 
         sample.run(
             Path(_WORKDIR.value),

@@ -13,7 +13,7 @@ from pathlib import Path
 from absl import app, flags
 from ml_collections import config_flags
 
-from hyperjax.tasks import cli
+from hyperjax.app import cli
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "Configuration file, see above.")
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run; made if it is not there.")
@@ -23,7 +23,7 @@ flags.mark_flags_as_required(["config", "workdir"])
 def main(argv: list[str]) -> None:
     def task():
         from hyperjax import config
-        from hyperjax.tasks import train
+        from hyperjax.app import train
 
         cli.refuse_arguments(argv)
         train.run(config.from_dict(_CONFIG.value.to_dict()), Path(_WORKDIR.value))

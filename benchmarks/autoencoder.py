@@ -22,7 +22,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from hyperjax.tasks import cli
+from hyperjax.app import cli
 
 STEPS = {"small": 10, "published": 2}  # in one call
 PEER_FIELDS = (
@@ -32,8 +32,8 @@ PEER_FIELDS = (
 
 
 def configuration(size: str, dtype: str) -> Any:
+    from hyperjax.app import presets
     from hyperjax.config import AutoencoderConfig, Config
-    from hyperjax.tasks import presets
 
     base = presets.small(Config(dataset="digits")).autoencoder if size == "small" else None
     return dataclasses.replace(base or AutoencoderConfig(), linear_path=False, dtype=dtype)

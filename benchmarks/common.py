@@ -27,7 +27,7 @@ def ceilings() -> dict[str, float]:
     import jax
     import jax.numpy as jnp
 
-    from hyperjax.io import machine
+    from hyperjax.app import machine
 
     devices = jax.devices()
     mesh = jax.sharding.Mesh(np.asarray(devices), ("x",))
@@ -126,7 +126,7 @@ def peers(groups: list[list[int]]) -> Iterator[Callable[[dict[str, Any]], float]
 
 def record(script: str, **facts: Any) -> None:
     """Append one line with versions, devices and figures to the benchmark's .jsonl file."""
-    from hyperjax.io import workdir
+    from hyperjax.store import workdir
 
     entry = workdir.describe_run(workdir.command_line(), cores_used=cores(), **facts)
     with open(Path(script).with_suffix(".jsonl"), "a") as file:

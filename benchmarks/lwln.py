@@ -17,7 +17,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from hyperjax.tasks import cli
+from hyperjax.app import cli
 
 
 def variants(args, config):
@@ -46,14 +46,17 @@ def measure(trained, config, members: int) -> dict:
     Held-out members and images are the validation ones: sizes may be chosen by this table, so
     it must not see the test split.
     """
-    from hyperjax.io import hyperrep_file, workdir
-    from hyperjax.tasks import hyperreps
+    from hyperjax.app import train_hyperrep
+    from hyperjax.store import hyperrep_file, workdir
 
     count = min(members or len(trained.data.train), len(trained.data.train))
     data = trained.data._replace(train=trained.data.train[:count])
-    name, reference = hyperreps.main_name(config), next(iter(trained.hyperreps.values())).reference
+    name, reference = (
+        train_hyperrep.main_name(config),
+        next(iter(trained.hyperreps.values())).reference,
+    )
     with tempfile.TemporaryDirectory() as folder:
-        hyperreps.make_hyperrep(name, config, data, reference, trained.lab, Path(folder))
+        train_hyperrep.make_hyperrep(name, config, data, reference, trained.task, Path(folder))
         info = hyperrep_file.read(workdir.hyperrep_path(Path(folder), name))[1]
     c = config.autoencoder
     settings = {
@@ -81,7 +84,7 @@ def main() -> None:
     parser.add_argument("--learning_rate", type=float, default=0, help="0: the configuration's")
     parser.add_argument("--noise", type=float, help="default: the configuration's")
     args = parser.parse_args()
-    from hyperjax.tasks import train
+    from hyperjax.app import train
 
     trained = train.load(args.workdir)
     table = Table(title=f"LWLN on {trained.config.dataset}, seed {trained.config.seed}")

@@ -20,7 +20,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from hyperjax.tasks import cli
+from hyperjax.app import cli
 
 ALONE = ("eager", "channels_last", "compile")
 TOGETHER = ("vmap", "vmap_compile")

@@ -21,7 +21,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from hyperjax.tasks import cli
+from hyperjax.app import cli
 
 ANCHORS, LATENT, RANK = 700, 256, 20
 SLOW = ("neigh",)  # a hundredth of the samples
@@ -69,9 +69,9 @@ def decode(count: int) -> dict[str, float]:
     import jax
 
     from hyperjax import hyperrep
+    from hyperjax.app import presets
     from hyperjax.config import Config
     from hyperjax.models.cnn import zoo_cnn_spec
-    from hyperjax.tasks import presets
 
     spec, config = zoo_cnn_spec(1, "tanh"), presets.small(Config(dataset="digits")).autoencoder
     trainer = hyperrep.make_trainer(config, spec)

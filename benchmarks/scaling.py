@@ -19,7 +19,7 @@ import common
 from rich.console import Console
 from rich.table import Table
 
-from hyperjax.tasks import cli
+from hyperjax.app import cli
 
 IMAGES = 2560
 

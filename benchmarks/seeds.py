@@ -21,9 +21,9 @@ from rich.console import Console
 from rich.table import Table
 
 from hyperjax import config as config_lib
+from hyperjax.app import cli
 from hyperjax.errors import HyperJaxError
-from hyperjax.io import workdir
-from hyperjax.tasks import cli
+from hyperjax.store import workdir
 
 Summaries = dict[str, dict[int, tuple[float, float]]]  # population -> epoch -> mean, std in %
 

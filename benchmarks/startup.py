@@ -23,11 +23,11 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from hyperjax.tasks import cli
+from hyperjax.app import cli
 
 ROOT = Path(__file__).parents[1]
 SCRIPTS = ("train.py", "sample.py", "evaluate.py")
-MODULES = ("hyperjax", *(f"hyperjax.tasks.{Path(script).stem}" for script in SCRIPTS))
+MODULES = ("hyperjax", *(f"hyperjax.app.{Path(script).stem}" for script in SCRIPTS))
 _MEMBERS, _IMAGES, _VECTORS = 8, 256, 256  # enough to compile for
 
 
@@ -97,9 +97,9 @@ def _hyperrep() -> dict[str, float]:
     import jax.numpy as jnp
 
     from hyperjax import hyperrep
+    from hyperjax.app import presets
     from hyperjax.config import Config
     from hyperjax.models.cnn import zoo_cnn_spec
-    from hyperjax.tasks import presets
 
     config = presets.small(Config(dataset="digits", num_val=200)).autoencoder
     spec, rng = zoo_cnn_spec(1, "tanh"), np.random.default_rng(0)

@@ -32,7 +32,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from hyperjax.tasks import cli
+from hyperjax.app import cli
 
 _BLOCK = 2**23  # bytes of one plain write or read
 _PROBES = 256
@@ -74,10 +74,11 @@ def prepare(stage: str, path: Path, members: int, snapshots: int) -> Callable[[]
     """A stage up to where its clock starts: a call that does it and returns the bytes it moved."""
     import jax
 
-    from hyperjax import weights_data, zoo
+    from hyperjax import zoo
     from hyperjax.config import AutoencoderConfig, Config
-    from hyperjax.io import zoo_file
+    from hyperjax.hyperrep import weight_data
     from hyperjax.models.cnn import zoo_cnn_spec
+    from hyperjax.store import zoo_file
 
     jax.devices()  # else JAX's own memory would count
     spec, rows, epochs = zoo_cnn_spec(1, "tanh"), np.arange(members), np.arange(snapshots)
@@ -107,7 +108,7 @@ def prepare(stage: str, path: Path, members: int, snapshots: int) -> Callable[[]
         seen = tuple(range(max(0, last - 4), last + 1))
         config = Config(autoencoder=AutoencoderConfig(align=False, epochs_seen=seen))
         parts = zoo.Split(*np.array_split(rows, 3))
-        data = weights_data.load(config, zoo_file.read(path), parts, np.zeros(spec.num_params))
+        data = weight_data.load(config, zoo_file.read(path), parts, np.zeros(spec.num_params))
         return sum(part.nbytes for part in data[:3])
 
     if stage == "write":

@@ -6,8 +6,8 @@ A small data set needs its own optimiser settings: with those of the published z
 would never forget their initial weights, and there would be nothing to learn from them.
 """
 
+from hyperjax.app import presets
 from hyperjax.config import Config
-from hyperjax.tasks import presets
 
 SMALL = presets.small(Config(dataset="digits", num_val=200))
 

@@ -7,8 +7,8 @@ paper's zoo: 1,000 members, 50 epochs, batches of 10, with the published hyper-p
 is work for an accelerator.
 """
 
+from hyperjax.app import presets
 from hyperjax.config import Config, TrainingConfig, ZooConfig
-from hyperjax.tasks import presets
 
 FULL = Config(
     dataset="fashion_mnist",

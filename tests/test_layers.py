@@ -1,6 +1,7 @@
 """Rules of the house, read from the sources: who may import whom, and how long things get."""
 
 import ast
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -8,21 +9,32 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "hyperjax"
 SOURCES = {path.relative_to(PACKAGE).as_posix(): path.read_text() for path in PACKAGE.rglob("*.py")}
-CORE = [name for name in SOURCES if not name.startswith(("io/", "tasks/"))]
-IO = [name for name in SOURCES if name.startswith("io/")]
-NOT_MODELS = [name for name in SOURCES if not name.startswith("models/")]
+FLOORS = (  # a file imports from its own folder or floor, and from those above it in this list
+    ("types", "errors", "config", "rng"),
+    ("weights",),
+    ("distributed", "zoo", "models", "symmetry", "cost"),
+    ("population", "hyperrep"),
+    ("samplers",),
+    ("analysis",),
+    ("data", "store", "report"),
+    ("app",),
+    ("paper",),
+)
+CORE = FLOORS[:6]
 HEAVY = (  # slow to import, or of use at the border only: inside functions of the core, if at all
     "absl", "matplotlib", "ml_collections", "orbax", "rich", "sklearn", "tensorflow",
     "tensorflow_datasets", "umap",
 )  # fmt: skip
 
-# files, what they must not import, whether imports inside functions count
-RULES = {
-    "the core knows neither io nor tasks": (CORE, ("hyperjax.io", "hyperjax.tasks"), True),
-    "the core imports nothing heavy at module level": (CORE, HEAVY, False),
-    "io does not know tasks": (IO, ("hyperjax.tasks",), True),
-    "only models know linen": (NOT_MODELS, ("flax.linen",), True),
-}
+
+def place(name: str) -> str:
+    """The folder, or file at the top, that a source or an imported name belongs to."""
+    return name.removeprefix("hyperjax.").replace("/", ".").removesuffix(".py").split(".")[0]
+
+
+def floor(name: str) -> int:
+    """The floor of a source or of an imported "hyperjax.x.y"; the top for the package itself."""
+    return next((i for i, names in enumerate(FLOORS) if place(name) in names), len(FLOORS))
 
 
 def nodes(tree: ast.AST, functions: bool) -> Iterator[ast.AST]:
@@ -33,8 +45,8 @@ def nodes(tree: ast.AST, functions: bool) -> Iterator[ast.AST]:
             yield from nodes(node, functions)
 
 
-def forbidden(source: str, packages: tuple[str, ...], functions: bool) -> set[str]:
-    """What a source imports from `packages`: `from a.b import c` counts as "a.b.c"."""
+def imports(source: str, functions: bool = True) -> set[str]:
+    """What a source imports: `from a.b import c` counts as "a.b.c"."""
     names = set()
     for node in nodes(ast.parse(source), functions):
         if isinstance(node, ast.Import):
@@ -42,14 +54,51 @@ def forbidden(source: str, packages: tuple[str, ...], functions: bool) -> set[st
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, "relative imports hide what is imported"
             names |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return names
+
+
+def within(names: set[str], packages: tuple[str, ...]) -> set[str]:
     return {name for name in names for package in packages if f"{name}.".startswith(f"{package}.")}
 
 
-@pytest.mark.parametrize("rule", RULES)
-def test_imports_point_one_way(rule):
-    files, packages, functions = RULES[rule]
-    found = {name: forbidden(SOURCES[name], packages, functions) for name in files}
-    assert {name: imports for name, imports in found.items() if imports} == {}
+def rising(name: str, source: str) -> set[str]:
+    """Imports of a source from a higher floor."""
+    ours = within(imports(source), ("hyperjax",))
+    return {other for other in ours if floor(other) > floor(name)}
+
+
+def test_every_file_has_its_floor():
+    assert {name for name in SOURCES if floor(name) == len(FLOORS)} == {"__init__.py"}
+
+
+def test_imports_point_one_way():
+    found = {name: rising(name, source) for name, source in SOURCES.items()}
+    assert {name: names for name, names in found.items() if names} == {}
+
+
+def test_folders_of_one_floor_do_not_import_each_other_in_a_circle():
+    arrows = {
+        (place(name), place(other))
+        for name, source in SOURCES.items()
+        for other in within(imports(source), ("hyperjax",))
+        if place(name) != place(other)
+    }
+    assert {arrow for arrow in arrows if arrow[::-1] in arrows} == set()
+
+
+@pytest.mark.parametrize("name", [name for name in SOURCES if floor(name) < len(CORE)])
+def test_the_core_imports_nothing_heavy_at_module_level(name):
+    assert within(imports(SOURCES[name], functions=False), HEAVY) == set()
+
+
+def test_only_models_know_linen():
+    others = {n: imports(s) for n, s in SOURCES.items() if place(n) != "models"}
+    assert {name for name, names in others.items() if within(names, ("flax.linen",))} == set()
+
+
+def test_names_of_files_are_unique():
+    names = Counter(Path(name).name for name in SOURCES)
+    assert {name for name, count in names.items() if count > 1} == {"__init__.py"}
 
 
 def test_files_and_functions_are_short():
@@ -63,9 +112,9 @@ def test_files_and_functions_are_short():
 
 
 def test_the_rules_see_what_they_look_for():
-    source = "import umapper\nif 1:\n    from hyperjax import io\ndef f():\n    import umap.plot\n"
-    assert forbidden(source, ("hyperjax.io", "umap"), True) == {"hyperjax.io", "umap.plot"}
-    assert forbidden(source, ("hyperjax.io", "umap"), False) == {"hyperjax.io"}
-    assert "weights.py" in CORE
-    assert "io/images.py" in IO
-    assert "models/cnn.py" not in NOT_MODELS
+    source = "import umapper\nif 1:\n    from hyperjax import app\ndef f():\n    import umap.plot\n"
+    assert within(imports(source), ("umap",)) == {"umap.plot"}
+    assert within(imports(source, functions=False), ("umap",)) == set()
+    assert rising("report/page.py", source) == {"hyperjax.app"}
+    assert rising("paper/fig2.py", source) == set()
+    assert floor("weights.py") < floor("hyperjax.symmetry.group") < floor("paper/fig2.py")

@@ -48,6 +48,6 @@ def test_help_does_not_wait_for_jax(script):
 
 
 def test_what_is_slow_is_imported_where_it_is_needed():
-    found = imported("-c", "import hyperjax.tasks.evaluate")
-    assert "hyperjax.tasks.train" in found
+    found = imported("-c", "import hyperjax.app.evaluate")
+    assert "hyperjax.app.train" in found
     assert not found & {"matplotlib", "orbax.checkpoint", "scipy.stats", "sklearn"}

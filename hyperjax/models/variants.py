@@ -11,7 +11,7 @@ All take 28 x 28 images and end like the zoo CNN, in a flatten (channel-major) o
 * "4-conv + id.-skip": the same, and the output of the second convolution's activation, cropped
   and subsampled to 3 x 3, is added to that of the last one's.
 
-`hyperjax.transplant` assigns the zoo CNN's weights to them.
+`hyperjax.models.transplant` assigns the zoo CNN's weights to them.
 """
 
 import dataclasses

@@ -24,7 +24,7 @@ from jax import lax
 
 from hyperjax.config import GanConfig
 from hyperjax.errors import HyperJaxError
-from hyperjax.models.gan import make_discriminator, make_generator
+from hyperjax.models.gan_networks import make_discriminator, make_generator
 from hyperjax.samplers.base import Sampler, at_least_two, draw, tanh_bound
 from hyperjax.types import Array, Key, Params
 

@@ -1,0 +1,125 @@
+"""What the three scripts share: devices, processes, errors, interruption."""
+
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from absl import app, flags, logging
+
+from hyperjax.errors import HyperJaxError
+
+_LEAST_COMPILE_SECONDS = 0.1  # what compiles faster is hardly faster to load
+_MULTIHOST = flags.DEFINE_bool(
+    "multihost",
+    False,
+    "Run as one of several processes, found through the cluster (Slurm, TPU pods, Open MPI, "
+    "Kubernetes) or JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID; see "
+    "docs/clusters.md.",
+)
+
+
+def configure_jax() -> None:
+    """One virtual CPU device per core, on which populations are spread; full float32 precision;
+    compiled programs are kept.
+
+    XLA runs the many small operations of a zoo CNN on one core each. JAX_NUM_CPU_DEVICES and
+    JAX_DEFAULT_MATMUL_PRECISION, where set, come first; the precision is also a field of the
+    configuration, which is not known yet. Call before JAX starts its backend.
+    """
+    import jax
+
+    if "JAX_NUM_CPU_DEVICES" not in os.environ:
+        affinity = getattr(os, "sched_getaffinity", None)  # not on macOS
+        cores = len(affinity(0)) if affinity else os.cpu_count() or 1
+        jax.config.update("jax_num_cpu_devices", cores)
+    if "JAX_DEFAULT_MATMUL_PRECISION" not in os.environ:  # float32 means float32 on GPU as well
+        jax.config.update("jax_default_matmul_precision", "float32")
+    _keep_compiled(jax)
+
+
+def _keep_compiled(jax: ModuleType) -> None:
+    """Let the next run load what XLA compiles in this one.
+
+    JAX's own keys hold the program, the version, the devices and the CPU's features, so that
+    unlike machines may share a home. JAX_COMPILATION_CACHE_DIR and JAX_PERSISTENT_CACHE_...,
+    where set, come first; JAX_ENABLE_COMPILATION_CACHE=false switches it off.
+    """
+    if "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS" not in os.environ:
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", _LEAST_COMPILE_SECONDS)
+    chosen = jax.config.jax_compilation_cache_dir is not None
+    # jax before 0.10.2 takes a CPU's own code for another machine's, and says so at length
+    if chosen or not jax.config.jax_enable_compilation_cache or jax.__version_info__ < (0, 10, 2):
+        return
+    try:
+        folder = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "hyperjax/jax"
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)  # what is in it will be executed
+    except (OSError, RuntimeError):  # not writable, or there is no home
+        return
+    if os.access(folder, os.W_OK):
+        jax.config.update("jax_compilation_cache_dir", str(folder))
+
+
+def join_processes() -> None:
+    """Join the other processes of a run on several hosts; process 0 alone prints.
+
+    Raises HyperJaxError if they are not found or do not answer.
+    """
+    import jax
+
+    from hyperjax import distributed
+    from hyperjax.app import progress
+
+    try:
+        numbers = {
+            name: int(os.environ[variable])
+            for name, variable in (
+                ("num_processes", "JAX_NUM_PROCESSES"),
+                ("process_id", "JAX_PROCESS_ID"),
+            )
+            if variable in os.environ
+        }
+        jax.distributed.initialize(**numbers)
+    except (RuntimeError, ValueError) as error:
+        raise HyperJaxError(
+            f"--multihost: cannot join the other processes: {error}. Where no cluster is detected, "
+            "set JAX_COORDINATOR_ADDRESS=host:port, JAX_NUM_PROCESSES and JAX_PROCESS_ID"
+        ) from error
+    progress.console.quiet = not distributed.is_writer()
+
+
+def run(task: Callable[[], Any]) -> None:
+    """Run a task; print a mistake of the user's as one message and exit with 2."""
+    logging.set_verbosity(logging.WARNING)  # Orbax narrates every checkpoint
+    try:
+        configure_jax()
+        if flags.FLAGS.is_parsed() and _MULTIHOST.value:
+            join_processes()
+        task()
+    except HyperJaxError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except OSError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
+        sys.exit(130)
+
+
+def parse_flags(argv: list[str]) -> list[str]:
+    """absl's parser; a mistake in a configuration is one message too, not a traceback."""
+    try:
+        return app.parse_flags_with_usage(argv)
+    except (HyperJaxError, AttributeError, KeyError, TypeError, ValueError, OSError) as error:
+        text = error.args[0] if isinstance(error, KeyError) and error.args else error
+        print(f"error: {text}", file=sys.stderr)
+        sys.exit(2)
+
+
+def refuse_arguments(argv: list[str]) -> None:
+    """A forgotten `--` is a mistake, not something to pass over."""
+    if len(argv) > 1:
+        raise HyperJaxError(f"unexpected argument {argv[1]!r}; flags are written --name=value")

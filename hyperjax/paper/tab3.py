@@ -1,0 +1,90 @@
+"""Table 3: conditioning on the models of unseen zoos."""
+
+import numpy as np
+
+from hyperjax.analysis import conditioning
+from hyperjax.analysis.conditioning import Conditioned
+from hyperjax.app import train_hyperrep
+from hyperjax.app.context import Context
+from hyperjax.app.populations import from_scratch
+from hyperjax.errors import HyperJaxError
+from hyperjax.paper import published
+from hyperjax.paper.common import percent
+from hyperjax.report import plots
+from hyperjax.report.page import Figure, Section
+from hyperjax.report.tables import Table
+from hyperjax.zoo import snapshot_index
+
+
+def run(context: Context) -> dict[str, Conditioned]:
+    """For every target: its zoo's test members, or models trained now, at the last epoch that an
+    autoencoder of that zoo would see."""
+    trained, evaluation = context.trained, context.trained.config.evaluation
+    model = trained.hyperreps[train_hyperrep.main_name(trained.config)]
+    result = {}
+    for target in context.targets:
+        models = from_scratch(context, target)
+        column = snapshot_index(models, [target.config.autoencoder.epochs_seen[-1]])[0]
+        unseen = np.asarray(models.weights[:, column])
+        unseen = unseen[np.isfinite(unseen).all(axis=1)]
+        if not len(unseen):
+            raise HyperJaxError(f"target {target.name}: every model has diverged")
+        result[target.name] = conditioning.run(
+            model,
+            unseen,
+            trained.data.train[: context.num_samples, -1],
+            target.task,
+            ensemble_size=evaluation.ensemble_sizes[-1],
+            draws=evaluation.ensemble_draws,
+            how=evaluation.ensemble,
+            seed=trained.config.seed,
+        )
+    return result
+
+
+def section(context: Context, result: dict[str, Conditioned]) -> Section:
+    own, rows, boxes = context.trained.config.dataset, [], {}
+    for name, r in result.items():
+        for what, accuracy, ensembles, r2 in (
+            (f"{name} models, decoded", r.decoded, r.ensembles, r.r2),
+            (f"{own} models, decoded, on {name}", r.control, r.control_ensembles, None),
+            (f"{name} models themselves", r.original, None, None),
+        ):
+            together = (None, None)
+            if ensembles is not None:
+                together = (100 * float(ensembles.mean()), 100 * float(ensembles.max()))
+            rows.append((what, len(accuracy), percent(accuracy), 100 * float(accuracy.max()),
+                         *together, r2))  # fmt: skip
+            boxes[what] = 100 * accuracy
+        known = published.TAB3.get((own, name))
+        if known:
+            rows.append((f"{name} models, decoded (paper)", None, *known, None))
+    sizes = ", ".join(str(r.ensemble_size) for r in result.values())
+    return Section(
+        "tab3",
+        "Conditioning on unseen zoos (Table 3)",
+        text=(
+            "Models that were trained on another data set pass through the autoencoder of the "
+            f"{own} zoo, which never saw such models, and are evaluated on their own data set. "
+            f"Chance is 10 %. Below each stand {own} models, decoded and evaluated there: what is "
+            "reached without conditioning. Only a difference to them is due to what the latents "
+            "say of the unseen models.",
+        ),
+        tables=(
+            Table(
+                "conditioning",
+                "Test accuracy on the unseen data set",
+                ("models", "number", "one model (%)", "best model (%)", "ensemble (%)",
+                 "best ensemble (%)", "R²"),
+                tuple(rows),
+                note=f"mean ± standard deviation over models; ensembles of {sizes} models. R² of 0 "
+                f"is no better than the mean of the {own} members.",
+            ),
+        ),
+        figures=(
+            Figure("conditioning", "Accuracy on the unseen data set",
+                   plots.population_boxes(boxes, "test accuracy (%)"),
+                   alt="Accuracy of decoded models of an unseen zoo beside controls"),
+        ),
+        data={name: r._asdict() for name, r in result.items()},
+    )  # fmt: skip

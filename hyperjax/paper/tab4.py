@@ -1,0 +1,181 @@
+"""Table 4: architectures that the hyper-representation has not seen."""
+
+import jax
+import numpy as np
+
+from hyperjax.analysis import unseen
+from hyperjax.analysis.unseen import RANDOM, Population, Tab4
+from hyperjax.app.context import Context, Target
+from hyperjax.app.populations import available, drawn, finetuned, pretrained, sources
+from hyperjax.app.train_population import make_engine
+from hyperjax.models import variants
+from hyperjax.models.variants import VARIANTS
+from hyperjax.paper import published
+from hyperjax.paper.common import band
+from hyperjax.report import plots
+from hyperjax.report.page import Figure, Section
+from hyperjax.report.tables import Spread, Table
+from hyperjax.rng import Stream, root_key
+from hyperjax.zoo import Zoo
+
+_POPULATIONS = ("S_kde30", "S_kde_anchor30", "S_joint30")
+_CONTROL = "S_kde_anchor30"  # whose weights are also shuffled: the sampler of the paper's figures
+_STREAM = 44  # the experiment's own part of its stream
+
+
+def run(context: Context) -> Tab4:
+    target = _target(context)
+    labels = available(context, _POPULATIONS) or list(sources(context))[:3]
+    starts = {label: np.asarray(drawn(context, label).weights[:, 0]) for label in labels}
+    starts["B_F"] = np.asarray(pretrained(context))
+    limit = context.trained.config.evaluation.unseen_models
+    count = min(limit, *map(len, starts.values()))
+    starts = {name: vectors[:count] for name, vectors in starts.items()}
+    populations = {name: _finetuned(context, target, name, starts) for name in VARIANTS}
+    config = context.trained.config
+    return unseen.run(
+        populations,
+        target.config.evaluation.epochs,
+        bootstrap=config.evaluation.bootstrap,
+        seed=config.seed,
+    )
+
+
+def _target(context: Context) -> Target:
+    return context.targets[0] if context.targets else context.home
+
+
+def _finetuned(
+    context: Context, target: Target, name: str, zoo_cnns: dict[str, np.ndarray]
+) -> dict[str, Zoo]:
+    """All populations of the architecture `name`, trained on the target."""
+    config, variant = target.config, VARIANTS[name]
+    source = context.trained.zoo.spec
+    spec = variant.spec(source.layers[0].shape[1], config.zoo.activation)
+    engine = make_engine(config, spec, model=variant.model, draw=variants.init_vector)
+    seed, number = context.trained.config.seed, list(VARIANTS).index(name)
+    key = jax.random.fold_in(root_key(seed, Stream.EXPERIMENTS), _STREAM)
+    starts = unseen.starts(
+        jax.random.fold_in(key, number),
+        source,
+        spec,
+        zoo_cnns,
+        rule=context.trained.config.evaluation.assign,
+        init=config.zoo.init,
+        control=_CONTROL if _CONTROL in zoo_cnns else next(iter(zoo_cnns)),
+    )
+    task = target.task._replace(engine=engine)
+    return {
+        label: finetuned(
+            context, f"{name}-{label.replace(', ', '-')}", vectors, target,
+            config.evaluation.epochs, task,
+        )
+        for label, vectors in starts.items()
+    }  # fmt: skip
+
+
+def section(context: Context, result: Tab4) -> Section:
+    target, evaluation = _target(context), context.trained.config.evaluation
+    count = next(iter(next(iter(result.populations.values())).values())).accuracy
+    models = len(next(iter(count.values())))
+    tables, figures = [], []
+    for name, rows in result.populations.items():
+        title = VARIANTS[name].title
+        tables += [_accuracy_table(name, title, rows), _comparison_table(name, title, result)]
+        figures.append(_curves(name, title, rows, context))
+    return Section(
+        "tab4",
+        "Unseen architectures (Table 4)",
+        text=(
+            f"Generated weights of the zoo CNN as initial weights of three other architectures, "
+            f"trained on {target.name} with the hyper-parameters of its zoo; {models} models per "
+            "population, all with the same seeds and orders of images. random is "
+            f"{target.config.zoo.init}, as the zoo of {target.name} is initialised; B_F are "
+            "trained members of the zoo, assigned in the same way.",
+            _RULES[evaluation.assign] + " In 3-conv + res-skip the zoo CNN's five layers are "
+            "copied and the skip paths are random.",
+            "shuffled: the same initial weights, shuffled within every layer. It keeps the "
+            "weights' scale and nothing else: what it gains over random is due to scale, and what "
+            "generated weights gain over it is due to structure.",
+        ),
+        tables=(*tables, _paper_table()),
+        figures=tuple(figures),
+        data={"populations": result.populations, "comparisons": result.comparisons},
+    )
+
+
+_RULES = {
+    "transplant": "Every layer of the 4-conv architectures is given the layer that plays its role "
+    "(transplant); as the paper may have done it, parameters are filled in order (refill).",
+    "refill": "The 4-conv architectures' parameters are filled in order from the flat vector "
+    "(refill); with transplant, every layer is given the layer that plays its role.",
+}
+
+
+def _curves(name: str, title: str, rows: dict[str, Population], context: Context) -> Figure:
+    config = context.trained.config
+    series = {
+        label: band(np.array(list(row.accuracy)), [100 * a for a in row.accuracy.values()], config)
+        for label, row in rows.items()
+    }
+    return Figure(
+        name,
+        title,
+        plots.curves(series, "epoch", "test accuracy (%)"),
+        alt=f"Mean test accuracy of {title} against epochs of training, by initialisation",
+        note="Bands: 95 % bootstrap interval of the mean.",
+    )
+
+
+def _accuracy_table(name: str, title: str, rows: dict[str, Population]) -> Table:
+    epochs = list(rows[RANDOM].summary)
+    return Table(
+        name,
+        title,
+        ("initial weights", *(f"epoch {epoch} (%)" for epoch in epochs), "diverged"),
+        tuple(
+            (
+                label,
+                *(Spread(100 * s.mean, 100 * s.std) for s in row.summary.values()),
+                max(s.excluded for s in row.summary.values()),
+            )
+            for label, row in rows.items()
+        ),
+        note="test accuracy, mean ± standard deviation over models",
+    )
+
+
+def _comparison_table(name: str, title: str, result: Tab4) -> Table:
+    rows = [
+        (
+            f"{p.name} - {p.against}",
+            p.epoch,
+            p.comparison.rank_biserial,
+            p.comparison.cles,
+            p.comparison.mwu_p,
+            p.comparison.cohens_d,
+            p.comparison.welch_p,
+        )
+        for p in result.comparisons
+        if p.architecture == name
+    ]
+    return Table(
+        f"{name}_tests",
+        f"{title}: differences",
+        ("populations", "epoch", "rank-biserial", "common-language effect", "p Mann-Whitney",
+         "Cohen's d", "p Welch"),
+        tuple(rows),
+        note="Positive: the first is above the second. Two-sided, Holm-corrected over all "
+        "architectures, populations and epochs.",
+    )  # fmt: skip
+
+
+def _paper_table() -> Table:
+    return Table(
+        "paper",
+        "The paper's Table 4",
+        ("architecture", "initial weights", *(f"epoch {e} (%)" for e in (1, 5, 50))),
+        tuple((*names, *cells) for names, cells in published.TAB4.items()),
+        note="Generated by a hyper-representation of MNIST models, trained on SVHN. The zoos' "
+        "initial weights there are uniform in [0, 1), a poor start.",
+    )

@@ -1,0 +1,38 @@
+"""Populations of networks in lock step: one member, mapped (`engine`); any number of members on the
+images of a task (`evaluation`)."""
+
+from hyperjax.population.engine import (
+    Engine,
+    Evaluation,
+    Hyper,
+    Images,
+    Members,
+    evaluate,
+    hyper,
+    init,
+    logits,
+    make_engine,
+    padded,
+    place_images,
+    place_members,
+    start,
+    train_epoch,
+)
+
+__all__ = [
+    "Engine",
+    "Evaluation",
+    "Hyper",
+    "Images",
+    "Members",
+    "evaluate",
+    "hyper",
+    "init",
+    "logits",
+    "make_engine",
+    "padded",
+    "place_images",
+    "place_members",
+    "start",
+    "train_epoch",
+]

@@ -1,0 +1,22 @@
+"""What leaves a network's function unchanged: the group (`group`), the search for the element that
+brings a network nearest to another (`alignment`), distances modulo the group (`nearest`)."""
+
+from hyperjax.symmetry.group import (
+    Transform,
+    apply,
+    identity,
+    input_blocks,
+    random_transform,
+    scale_symmetric,
+    sign_symmetric,
+)
+
+__all__ = [
+    "Transform",
+    "apply",
+    "identity",
+    "input_blocks",
+    "random_transform",
+    "scale_symmetric",
+    "sign_symmetric",
+]

@@ -1,0 +1,79 @@
+"""Geometry of latents, against NumPy and closed forms."""
+
+import numpy as np
+import pytest
+import scipy.stats
+from scipy.spatial.distance import cdist, pdist
+
+from hyperjax.analysis import geometry
+
+RNG = np.random.default_rng(0)
+SIZE = 40
+
+
+def test_norms_and_angles_against_scipy():
+    latents, train = RNG.normal(size=(6, 5)), RNG.normal(size=(4, 5))
+    cloud = geometry.cloud(latents, train)
+    np.testing.assert_allclose(cloud.norms, np.sqrt((latents**2).sum(axis=1)))
+    np.testing.assert_allclose(cloud.cosines, 1 - pdist(latents, "cosine"))
+    np.testing.assert_allclose(cloud.nearest, 1 - cdist(latents, train, "cosine").min(axis=1))
+
+
+def test_train_latents_are_compared_with_other_members():
+    train, owners = RNG.normal(size=(6, 4)), np.repeat(np.arange(3), 2)
+    between = 1 - cdist(train, train, "cosine")
+    expected = [between[i, owners != owners[i]].max() for i in range(6)]
+    np.testing.assert_allclose(geometry.cloud(train, train, owners).nearest, expected)
+    np.testing.assert_allclose(geometry.cloud(train, train).nearest, 1)
+
+
+def test_closed_forms_against_many_points():
+    train = 0.3 * RNG.normal(size=(400, SIZE))
+    points = {
+        "uniform cube": RNG.uniform(-1, 1, (4000, SIZE)),
+        "Gaussian": train.std() * RNG.normal(size=(4000, SIZE)),
+    }
+    for name, expected in geometry.expected(train).items():
+        cloud = geometry.cloud(points[name], train)
+        assert cloud.norms.mean() == pytest.approx(expected.norm, rel=2e-3)
+        assert cloud.norms.std() == pytest.approx(expected.norm_std, rel=0.04)
+        assert cloud.cosines.std() == pytest.approx(expected.cosine_std, rel=5e-3)
+        assert geometry.effective_dimension(cloud.cosines) == pytest.approx(SIZE, rel=0.01)
+
+
+def test_gaussian_norm_is_the_chi_distribution():
+    train = np.ones((3, 7))
+    found = geometry.expected(train)["Gaussian"]
+    chi = scipy.stats.chi(7)
+    assert (found.norm, found.norm_std) == pytest.approx((chi.mean(), chi.std()))
+
+
+def test_effective_dimension_of_special_directions():
+    line, cross = np.array([[1.0, 0], [2, 0], [-3, 0]]), np.eye(3)
+    assert geometry.effective_dimension(geometry.cloud(line, line).cosines) == pytest.approx(1)
+    pairs = np.concatenate([cross, -cross])  # every pair but the opposite ones is orthogonal
+    assert geometry.effective_dimension(geometry.cloud(pairs, cross).cosines) == pytest.approx(
+        15 / 3
+    )
+    assert np.isnan(geometry.effective_dimension(geometry.cloud(cross[:1], cross).cosines))
+
+
+def test_planes():
+    """PCA is that of the train latents alone; UMAP is deterministic and tells clusters apart."""
+    trajectories = RNG.normal(size=(15, 2, 6)) * [5, 3, 1, 0.1, 0.1, 0.1] + 7
+    train, far = trajectories.reshape(30, 6), RNG.normal(size=(20, 6)) + 100
+    quality = RNG.random((15, 2))
+    result = geometry.run(trajectories, {"far": far}, quality, seed=3)
+    np.testing.assert_array_equal(result.quality, quality.reshape(30))
+    centred = train - train.mean(axis=0)
+    _, singular, axes = np.linalg.svd(centred)
+    for name, points in ((geometry.TRAIN, train), ("far", far)):
+        expected = (points - train.mean(axis=0)) @ axes[:2].T
+        np.testing.assert_allclose(np.abs(result.pca[name]), np.abs(expected), atol=1e-9)
+    np.testing.assert_allclose(result.explained, singular[:2] ** 2 / np.sum(singular**2))
+    assert [len(xy) for xy in result.umap.values()] == [30, 20]
+    centres = [xy.mean(axis=0) for xy in result.umap.values()]
+    radius = max(np.linalg.norm(xy - xy.mean(axis=0), axis=1).mean() for xy in result.umap.values())
+    assert np.linalg.norm(centres[0] - centres[1]) > 2 * radius
+    again = geometry.embed({geometry.TRAIN: train, "far": far}, 3)
+    np.testing.assert_array_equal(again["far"], result.umap["far"])

@@ -1,0 +1,231 @@
+"""The novelty audit: its frontier against hand-made points, its verdicts on built populations."""
+
+import itertools
+
+import jax
+import numpy as np
+import pytest
+
+from hyperjax import population, symmetry
+from hyperjax.analysis import metrics, novelty
+from hyperjax.analysis.novelty import Audit, Novelty
+from hyperjax.config import TrainingConfig
+from hyperjax.errors import HyperJaxError
+from hyperjax.models.cnn import zoo_cnn_spec
+from hyperjax.paper import audit_novelty as task
+from hyperjax.population import evaluation
+from hyperjax.population.evaluation import Task
+from hyperjax.symmetry import nearest
+
+SPEC = zoo_cnn_spec(1, "tanh")
+RNG = np.random.default_rng(0)
+MEMBERS, SNAPSHOTS = 5, 2
+
+
+def audit(weights, accuracy, behaviour=None, mixture=None, replica=None):
+    weights, accuracy = np.asarray(weights, float), np.asarray(accuracy, float)
+    behaviour = weights if behaviour is None else np.asarray(behaviour, float)
+    mixture = weights if mixture is None else np.asarray(mixture, float)
+    return Audit(accuracy, weights, behaviour, mixture, replica, 0)
+
+
+# --- the frontier -----------------------------------------------------------------------
+
+
+def test_frontier_of_hand_made_points():
+    x = [0.5, 0.0, 0.3, 0.5, 0.2, 0.9, 0.1, np.nan]
+    y = [0.7, 0.9, 0.4, 0.6, 0.9, 0.1, 0.8, 1.0]
+    edge = novelty.frontier(x, y)
+    np.testing.assert_array_equal(edge, [[0.2, 0.5, 0.9], [0.9, 0.7, 0.1]])
+    np.testing.assert_allclose(
+        novelty.height([0.0, 0.2, 0.35, 0.7, 0.9, 1.0, 3.0], edge),
+        [0.9, 0.9, 0.8, 0.4, 0.1, 0.1, 0.1],
+    )
+
+
+def test_frontier_equals_brute_force_and_falls():
+    x, y = RNG.random((2, 30))
+    edge_x, edge_y = novelty.frontier(x, y)
+    best = [
+        i for i in range(30) if not any(x[j] >= x[i] and y[j] >= y[i] for j in range(30) if j != i)
+    ]
+    assert set(zip(edge_x, edge_y, strict=True)) == {(x[i], y[i]) for i in best}
+    assert np.all(np.diff(edge_x) > 0)
+    assert np.all(np.diff(edge_y) < 0)
+
+
+def test_novelty_above_one_counts_as_one():
+    edge = novelty.frontier([0.0, 2.0], [1.0, 0.0])
+    np.testing.assert_allclose(novelty.height([1.0, 1.5, 9.0], edge), 0.5)
+
+
+def test_no_frontier():
+    assert np.isnan(novelty.height([0.3], novelty.frontier([np.nan], [0.5]))).all()
+
+
+# --- margins and verdicts ---------------------------------------------------------------
+
+
+def test_margins_and_verdicts_of_known_populations():
+    spread = np.linspace(-0.01, 0.01, 21)
+    base = {f"noise {x}": audit(x + 0 * spread, 1 - 0.5 * x + spread) for x in (0, 0.5, 1)}
+    given = {
+        "beyond": audit(0.5 + spread, 0.85 + spread),
+        "on": audit(0.5 + spread, 0.75 + spread),
+        "below": audit(0.5 + spread, 0.6 + spread),
+        "replays": audit(0.1 + 0 * spread, 1.0 + spread),
+        "lossy": audit(0.5 + spread, 0.85 + spread, replica=0.01 + 0 * spread),
+        "copies": audit(0.5 + 0 * spread, 0.85 + 0 * spread),
+    }
+    found = novelty.compare(given, base, "weights", bootstrap=999, seed=0)
+    assert {name: m.verdict for name, m in found.items()} == {
+        "beyond": "beyond", "on": "on", "below": "below", "replays": "replays", "lossy": "replays",
+        "copies": "one network",
+    }  # fmt: skip
+    for name, margin in {"beyond": 0.1, "on": 0.0, "below": -0.15, "replays": 0.05}.items():
+        assert found[name].margin == pytest.approx(margin)
+        low, high = found[name].interval
+        assert low < margin < high
+
+
+def test_the_table_marks_the_whole_frontier():
+    """Means of samples, whose last bit depends on the order in which they are summed up."""
+    audits = {
+        f"noise {i}": audit(0.1 * i + RNG.random(40), 0.9 - 0.08 * i + 0.01 * RNG.random(40))
+        for i in range(9)
+    }
+    edge = {axis: novelty.frontier(*novelty.points(audits.values(), axis).T)
+            for axis in novelty.AXES}  # fmt: skip
+    table = task._baseline_table(Novelty({}, audits, {}, edge, 0.0, 1.0))
+    marked = [row[-1] or "" for row in table.rows]
+    for axis, title in (("weights", "in weights"), ("behaviour", "in behaviour")):
+        assert sum(title in words for words in marked) == len(edge[axis][0]) > 1
+
+
+def test_interval_has_the_width_of_the_delta_method():
+    """Far from corners of the frontier, the margin a - (1 - s x) has the variance of
+    (a + s x) / sqrt(n); here the baselines do not vary."""
+    size, slope = 200, 0.5
+    x, noise = 0.5 + 0.05 * RNG.normal(size=size), 0.03 * RNG.normal(size=size)
+    base = {f"{x}": audit(np.full(9, x), np.full(9, 1 - slope * x)) for x in (0, 1)}
+    found = novelty.compare({"s": audit(x, 0.8 + noise)}, base, "weights", bootstrap=4000, seed=0)[
+        "s"
+    ]
+    expected = 2 * 1.96 * np.std(noise + slope * x) / np.sqrt(size)
+    assert np.diff(found.interval)[0] == pytest.approx(expected, rel=0.05)
+
+
+def test_shares():
+    a = audit([0.1, 0.5, 0.5, 0.5], [1] * 4, mixture=[0.05, 0.1, 0.4, 0.1],
+              replica=np.array([0.5, 0.1, 0.5, 0.5]))  # fmt: skip
+    assert novelty.shares(a) == (0.5, 0.25)
+    assert novelty.shares(a._replace(replica=None)) == (0.25, 0.5)
+
+
+# --- the whole audit --------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def small_lab():
+    engine = population.make_engine(SPEC, TrainingConfig(), devices=jax.devices()[:1])
+    pixels = RNG.integers(0, 256, (30, 28, 28, 1), np.uint8)
+    images = population.place_images(engine, pixels, RNG.integers(0, 10, 30), [0.5], [0.3])
+    return Task(engine, images, images, images)
+
+
+@pytest.fixture(scope="module")
+def train():
+    start = RNG.normal(0, 0.3, (MEMBERS, 1, SPEC.num_params))
+    steps = 0.02 * RNG.normal(size=(MEMBERS, SNAPSHOTS, SPEC.num_params))
+    trajectories = (start + steps).astype(np.float32)
+    return nearest.train_models(SPEC, trajectories, trajectories[0, -1])
+
+
+@pytest.fixture(scope="module")
+def result(small_lab, train):
+    last = train.vectors[:, -1]
+    keys = jax.random.split(jax.random.key(0), MEMBERS)
+    transforms = jax.vmap(lambda key: symmetry.random_transform(key, SPEC))(keys)
+    lossy = 0.4 * train.vectors
+    broken = np.concatenate([last, np.full((1, SPEC.num_params), np.nan, np.float32)])
+    pairs = [last[[i, j]].mean(axis=0) for i, j in itertools.combinations(range(MEMBERS), 2)]
+    populations = {
+        "replicas": broken,
+        "disguised": np.asarray(symmetry.apply(SPEC, transforms, last)),
+        "early": train.vectors[:, 0],
+        "decoded": lossy[:, 0],
+        "averages": np.stack(pairs[:MEMBERS]),
+        "unrelated": RNG.normal(0, 0.3, (MEMBERS, SPEC.num_params)).astype(np.float32),
+        "lost": broken[-1:],
+    }
+    noise = RNG.normal(0, 0.1, last.shape).astype(np.float32)
+    done = []
+    found = novelty.run(
+        populations, {"noise 0": last, "noise": last + noise}, train, small_lab,
+        reconstructions={"decoded": lossy}, bootstrap=99, seed=0,
+        advance=lambda steps, note: done.append(note),
+    )  # fmt: skip
+    assert done == [*populations, "noise 0", "noise"]
+    return found
+
+
+def test_replicas_are_found_out(result):
+    for name in ("replicas", "disguised", "early"):
+        np.testing.assert_allclose(result.populations[name].weights, 0, atol=1e-4)
+        assert novelty.shares(result.populations[name]) == (1, 0)
+        assert {result.margins[axis][name].verdict for axis in novelty.AXES} == {"replays"}
+    np.testing.assert_allclose(result.populations["disguised"].behaviour, 0, atol=1e-4)
+    assert result.populations["replicas"].excluded == 1
+
+
+def test_a_lossy_decoder_hides_no_replay(result):
+    decoded = result.populations["decoded"]
+    assert decoded.weights.min() > 0.3
+    np.testing.assert_allclose(decoded.replica, 0, atol=1e-6)
+    assert novelty.shares(decoded) == (1, 0)
+
+
+def test_averages_interpolate_and_unrelated_networks_do_not(result):
+    assert novelty.shares(result.populations["averages"]) == (0, 1)
+    assert novelty.shares(result.populations["unrelated"]) == (0, 0)
+    np.testing.assert_allclose(result.populations["unrelated"].weights, 1, atol=0.1)
+
+
+def test_a_population_without_finite_networks(result):
+    assert result.populations["lost"].excluded == 1
+    assert result.margins["weights"]["lost"].verdict == "unknown"
+    assert np.isnan(result.margins["weights"]["lost"].margin)
+
+
+def test_behaviour_against_sets_of_errors(result, train, small_lab):
+    def errors(vectors):
+        predictions = evaluation.evaluate(small_lab, vectors, small_lab.test).predictions
+        return [set(np.flatnonzero(p != small_lab.test.labels)) for p in predictions]
+
+    def overlap(a, others):
+        return max(len(a & b) / len(a | b) for b in others)
+
+    seen = [errors(member) for member in train.vectors]
+    among = np.mean([
+        overlap(member[-1], itertools.chain(*(seen[:i] + seen[i + 1 :])))
+        for i, member in enumerate(seen)
+    ])  # fmt: skip
+    assert result.overlap == pytest.approx(among)
+    vectors = np.asarray(result.populations["unrelated"].accuracy)  # as evaluated
+    assert vectors.shape == (MEMBERS,)
+    pairs = errors(train.vectors[:2, -1].mean(axis=0, keepdims=True))
+    expected = (1 - overlap(pairs[0], itertools.chain(*seen))) / (1 - among)
+    assert result.populations["averages"].behaviour[0] == pytest.approx(expected, rel=1e-5)
+
+
+def test_one_train_member_is_not_enough(small_lab, train):
+    alone = train._replace(vectors=train.vectors[:1])
+    with pytest.raises(HyperJaxError, match="compares with 1 train member; expected at least 2"):
+        novelty.run({}, {}, alone, small_lab, reconstructions={}, bootstrap=9, seed=0)
+
+
+def test_overlaps_of_all_pairs():
+    labels = np.zeros(6, int)
+    models = np.array([[1, 1, 0, 0, 0, 0], [0, 1, 1, 0, 0, 0], [0] * 6])
+    expected = [[1, 1 / 3, 0], [1 / 3, 1, 0], [0, 0, 1]]
+    np.testing.assert_allclose(metrics.error_overlaps(models, models, labels), expected)

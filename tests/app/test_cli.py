@@ -1,0 +1,61 @@
+"""Where compiled programs are kept. In fresh processes, since JAX is configured once."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+SCRIPT = """
+from hyperjax.app import cli
+cli.configure_jax()
+import jax
+events = []
+jax.monitoring.register_event_listener(lambda event, **_: events.append(event))
+jax.jit(lambda x: x + 1)(1)
+print(jax.config.jax_compilation_cache_dir, "/jax/compilation_cache/cache_hits" in events)
+"""
+
+
+def compiled(**environ: str) -> tuple[str, bool]:
+    """The folder that JAX keeps a compiled program in, or "None"; whether it was there."""
+    names = ("JAX_COMPILATION_CACHE_DIR", "XDG_CACHE_HOME")
+    clean = {name: value for name, value in os.environ.items() if name not in names}
+    fresh = {
+        "JAX_ENABLE_COMPILATION_CACHE": "true",
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+    }
+    run = subprocess.run(
+        [sys.executable, "-W", "error", "-c", SCRIPT],
+        cwd=ROOT, env=clean | fresh | environ, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert run.stderr == ""
+    folder, hit = run.stdout.split()
+    return folder, hit == "True"
+
+
+@pytest.mark.parametrize(("variable", "below"), [("XDG_CACHE_HOME", ""), ("HOME", ".cache")])
+def test_programs_are_kept_in_the_users_cache(tmp_path, variable, below):
+    folder = tmp_path / below / "hyperjax" / "jax"
+    assert compiled(**{variable: str(tmp_path)}) == (str(folder), False)
+    assert any(path.name.startswith("jit_") for path in folder.iterdir())
+    assert folder.stat().st_mode & 0o777 == 0o700
+    assert compiled(**{variable: str(tmp_path)}) == (str(folder), True)
+
+
+def test_the_users_own_folder_comes_first(tmp_path):
+    ours, theirs = tmp_path / "ours", tmp_path / "theirs"
+    environ = {"XDG_CACHE_HOME": str(ours), "JAX_COMPILATION_CACHE_DIR": str(theirs)}
+    assert compiled(**environ) == (str(theirs), False)
+    assert list(theirs.iterdir())
+    assert not ours.exists()
+
+
+def test_a_run_goes_on_where_nothing_can_be_kept(tmp_path):
+    (tmp_path / "file").touch()
+    assert compiled(XDG_CACHE_HOME=str(tmp_path / "file")) == ("None", False)
+    off = {"XDG_CACHE_HOME": str(tmp_path / "off"), "JAX_ENABLE_COMPILATION_CACHE": "false"}
+    assert compiled(**off) == ("None", False)
+    assert not (tmp_path / "off").exists()

@@ -1,0 +1,85 @@
+import dataclasses
+from types import SimpleNamespace
+
+import jax
+import pytest
+
+from hyperjax import cost
+from hyperjax.app import machine, plan
+from hyperjax.app.progress import console
+from hyperjax.app.train_population import make_engine
+from hyperjax.config import Config
+from hyperjax.errors import HyperJaxError
+from hyperjax.models.cnn import zoo_cnn_spec
+from hyperjax.population import evaluation
+
+SPEC = zoo_cnn_spec(1, "tanh")
+PAPER = Config(zoo=dataclasses.replace(Config().zoo, num_members=1000, epochs=50))
+MNIST = {"train": 50_000, "val": 10_000, "test": 10_000}
+
+
+def test_the_papers_zoo():
+    """2.3 PFLOP of training (and the measuring between epochs), 6.5 times its final size."""
+    engine = make_engine(PAPER, SPEC)
+    stage = plan.population_stage("zoo", engine, PAPER, MNIST, 1000, 50)
+    training = 1000 * 50 * 50_000 * 0.932e6
+    measuring = 1000 * 51 * 20_000 * 0.3876e6
+    assert training == pytest.approx(2.33e15, rel=0.01)
+    assert stage.flops == pytest.approx(training + measuring, rel=0.01)
+    assert stage.disk > 1000 * 51 * 2464 * 4
+    assert stage.memory < 1e9
+
+
+def test_members_at_once_need_more_memory():
+    at_once = dataclasses.replace(PAPER, zoo=dataclasses.replace(PAPER.zoo, members="vmap"))
+    stages = [
+        plan.population_stage("zoo", make_engine(config, SPEC), config, MNIST, 1000, 50)
+        for config in (PAPER, at_once)
+    ]
+    assert stages[1].memory > 5 * stages[0].memory
+    assert stages[1].flops == stages[0].flops
+
+
+def test_what_cannot_fit_is_refused(tmp_path):
+    stage = plan.autoencoder_stage("hyper-representation lwln", PAPER, SPEC, 1)
+    assert stage.flops == pytest.approx(27_500 * cost.autoencoder_flops(PAPER.autoencoder, SPEC))
+    plan.check([stage], tmp_path, memory=10**15, disk=10**15)
+    plan.check([stage], tmp_path, memory=None, disk=10**15)
+    with pytest.raises(HyperJaxError, match=r"lwln needs about .* 1 MB are free.*autoencoder"):
+        plan.check([stage], tmp_path, memory=10**6, disk=10**15)
+    with pytest.raises(HyperJaxError, match=r"GB of disk, 1 MB are free"):
+        plan.check([stage, stage], tmp_path, memory=10**15, disk=10**6)
+
+
+def test_the_table_is_printed(tmp_path, monkeypatch):
+    # all virtual devices of a host together have the rate of one, whose products use all cores
+    monkeypatch.setattr(machine, "matmul_rate", lambda device: 1e12)
+    stages = [plan.Stage("zoo", 2.3e15, 1e6, "zoo.chunk_size", 5e8)]
+    with console.capture() as capture:
+        plan.announce(stages, tmp_path, jax.devices())
+    text = capture.get()
+    assert "2.3 PFLOP" in text
+    assert "500 MB" in text
+    assert "2.6 h" in text
+
+
+def test_machine(tmp_path):
+    device = jax.devices()[0]
+    assert 10**8 < machine.free_memory(device) < 10**14
+    assert machine.free_disk(tmp_path / "not" / "there") > 10**6
+    assert 10**8 < machine.matmul_rate(device, size=64, seconds=0.01) < 10**15
+
+
+def test_members_together_follow_the_memory(monkeypatch):
+    """Where members run at once: twice the memory, twice the members; the paper's thousand fit
+    into half of 80 GB."""
+    device = SimpleNamespace(memory_stats=lambda: {"bytes_limit": 5})
+    assert evaluation._memory(device) == 5
+    assert evaluation._memory(jax.devices()[0]) > 0  # a CPU does not say
+    at_once = dataclasses.replace(PAPER, zoo=dataclasses.replace(PAPER.zoo, members="vmap"))
+    engine, sizes = make_engine(at_once, SPEC), []
+    for memory in (10e9, 20e9, 80e9):
+        monkeypatch.setattr(evaluation, "_memory", lambda device, memory=memory: memory)
+        sizes.append(evaluation.members_per_call(engine, 50_000) / engine.mesh.size)
+    assert sizes[1] == pytest.approx(2 * sizes[0], rel=0.02)
+    assert sizes[2] >= 1000

@@ -1,0 +1,333 @@
+"""The three scripts as a user calls them, on digits:smoke; killed runs; mistakes."""
+
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+from image_files import write_cifar10, write_idx, write_stl10, write_svhn
+
+from hyperjax import paper, samplers
+from hyperjax.store import hyperrep_file, zoo_file
+
+ROOT = Path(__file__).parents[2]
+DIGITS = "configs/digits.py:smoke"
+CONFIG = f"--config={DIGITS}"
+SLOW = 600  # seconds; a hang is a failure
+
+
+@pytest.fixture(scope="module")
+def env(tmp_path_factory):
+    """Two devices, and one compilation cache for all runs of this file."""
+    cache = tmp_path_factory.mktemp("cache")
+    as_users_have_it = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"}
+    return as_users_have_it | {
+        "JAX_PLATFORMS": "cpu",
+        "JAX_NUM_CPU_DEVICES": "2",
+        "JAX_ENABLE_COMPILATION_CACHE": "true",
+        "JAX_COMPILATION_CACHE_DIR": str(cache),
+    }
+
+
+def call(env, *arguments):
+    """Run a script from the repository's root."""
+    return subprocess.run(
+        [sys.executable, *map(str, arguments)],
+        cwd=ROOT, env=env, text=True, capture_output=True, timeout=SLOW,
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def trained(env, tmp_path_factory):
+    """A workdir made by one uninterrupted run of train.py."""
+    folder = tmp_path_factory.mktemp("runs") / "smoke"
+    done = call(env, "train.py", CONFIG, f"--workdir={folder}")
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+def same_results(one: Path, other: Path, log_tolerance: float = 0) -> None:
+    zoos = [zoo_file.read(folder / "zoo" / "zoo.safetensors") for folder in (one, other)]
+    np.testing.assert_array_equal(zoos[0].weights, zoos[1].weights)
+    for name, values in zoos[0].metrics.items():
+        np.testing.assert_array_equal(values, zoos[1].metrics[name])
+    for name in ("lwln", "no_lwln"):
+        files = [folder / "hyperrep" / f"{name}.safetensors" for folder in (one, other)]
+        (a, info_a), (b, info_b) = map(hyperrep_file.read, files)
+        assert info_a == info_b
+        for leaf_a, leaf_b in zip(leaves(a.params), leaves(b.params), strict=True):
+            np.testing.assert_array_equal(leaf_a, leaf_b)
+    logs = [(folder / "metrics.jsonl").read_text().splitlines() for folder in (one, other)]
+    if not log_tolerance:
+        assert logs[0] == logs[1]
+    for line, other_line in zip(*logs, strict=True):
+        ours, theirs = json.loads(line), json.loads(other_line)
+        assert ours.pop("stage") == theirs.pop("stage")
+        for record in (ours, theirs):  # nested: the zoo's correlation by layer
+            record |= record.pop("init_correlation", {})
+        assert ours == pytest.approx(theirs, rel=log_tolerance, abs=log_tolerance)
+
+
+def leaves(tree):
+    return [x for v in tree.values() for x in leaves(v)] if isinstance(tree, dict) else [tree]
+
+
+def test_train_writes_a_workdir(trained):
+    zoo = zoo_file.read(trained / "zoo" / "zoo.safetensors")
+    assert zoo.weights.shape == (8, 4, 2464)
+    accuracy = zoo.metrics["train_accuracy"].mean(0)
+    assert accuracy[-1] > accuracy[0] + 0.1  # the members have learned something
+    manifest = json.loads((trained / "manifest.json").read_text())
+    assert manifest[0]["seed"] == 0
+    assert "jax" in manifest[0]["versions"]
+    lines = (trained / "metrics.jsonl").read_text().splitlines()
+    stages = [json.loads(line)["stage"] for line in lines]
+    assert set(stages) == {"zoo", "hyperrep/lwln", "hyperrep/no_lwln"}
+    assert not list(trained.rglob("*.partial"))
+    assert not (trained / "zoo" / "zoo.checkpoints").exists()
+
+
+def test_finished_workdir_says_so(env, trained):
+    again = call(env, "train.py", CONFIG, f"--workdir={trained}")
+    assert again.returncode == 0
+    assert "is finished: nothing to train" in again.stdout
+
+
+def test_another_config_is_refused_with_the_difference(env, trained):
+    other = call(env, "train.py", CONFIG, f"--workdir={trained}", "--config.zoo.num_members=9")
+    assert other.returncode == 2
+    assert "zoo.num_members: 8 there, 9 here" in other.stderr
+
+
+def kill_when(env, folder: Path, sign: str) -> None:
+    """Start training and kill it, without warning, once a checkpoint `sign` is there."""
+    command = [sys.executable, "train.py", CONFIG, f"--workdir={folder}",
+               "--config.checkpoint_seconds=0"]  # fmt: skip
+    process = subprocess.Popen(
+        command, cwd=ROOT, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    wait_for(folder, sign, [process])
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+
+
+def wait_for(folder: Path, sign: str, processes) -> None:
+    deadline = time.monotonic() + SLOW
+    while not list(folder.glob(sign)):
+        assert all(p.poll() is None for p in processes), "training ended before it was killed"
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+
+
+def test_killed_runs_resume_to_the_same_result(env, trained, tmp_path):
+    folder = tmp_path / "killed"
+    kill_when(env, folder, "zoo/zoo.checkpoints/*/1")
+    assert not (folder / "zoo" / "zoo.safetensors").exists()
+    kill_when(env, folder, "checkpoints/hyperrep_lwln/10")
+    assert not (folder / "hyperrep" / "lwln.safetensors").exists()
+    done = call(env, "train.py", CONFIG, f"--workdir={folder}", "--config.checkpoint_seconds=0")
+    assert done.returncode == 0, done.stderr
+    same_results(trained, folder)
+
+
+@contextmanager
+def two_processes(env, *arguments):
+    """Start a script as two processes of one device each; kill what is left of them."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{probe.getsockname()[1]}"
+    cluster = {
+        "JAX_COORDINATOR_ADDRESS": address, "JAX_NUM_PROCESSES": "2", "JAX_NUM_CPU_DEVICES": "1",
+    }  # fmt: skip
+    processes = [
+        subprocess.Popen(
+            [sys.executable, *map(str, arguments), "--multihost"],
+            cwd=ROOT, env=env | cluster | {"JAX_PROCESS_ID": str(i)}, text=True,
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        )
+        for i in range(2)
+    ]  # fmt: skip
+    try:
+        yield processes
+    finally:
+        for process in processes:
+            process.kill()
+            process.communicate()
+
+
+def test_two_processes_give_the_result_of_one_also_when_killed(env, trained, tmp_path):
+    folder = tmp_path / "two"
+    train = ("train.py", CONFIG, f"--workdir={folder}", "--config.checkpoint_seconds=0")
+    with two_processes(env, *train) as processes:
+        wait_for(folder, "zoo/zoo.checkpoints/*/1", processes)
+    assert not (folder / "zoo" / "zoo.safetensors").exists()
+    with two_processes(env, *train) as processes:
+        for process in processes:
+            _, errors = process.communicate(timeout=SLOW)
+            assert process.returncode == 0, errors
+    # Norms are summed in another order; the weights are the same to the bit.
+    same_results(trained, folder, log_tolerance=1e-5)
+    assert json.loads((folder / "manifest.json").read_text())[0]["processes"] == 2
+    sample = ("sample.py", f"--workdir={folder}", "--sampler=kde30", "--num_samples=3")
+    with two_processes(env, *sample) as processes:
+        outputs = [process.communicate(timeout=SLOW) for process in processes]
+        assert [process.returncode for process in processes] == [0, 0], outputs
+    assert [("written to" in output) for output, _ in outputs] == [True, False]
+    alone = call(env, *sample, f"--output={tmp_path / 'alone.safetensors'}")
+    assert alone.returncode == 0, alone.stderr
+    drawn = [next(folder.glob("samples/*.safetensors")), tmp_path / "alone.safetensors"]
+    one, other = map(zoo_file.read, drawn)
+    np.testing.assert_array_equal(one.weights, other.weights)
+    np.testing.assert_array_equal(one.metrics["val_loss"], other.metrics["val_loss"])
+
+
+def test_missing_processes_are_a_clear_error(env, tmp_path):
+    done = call(env, "train.py", CONFIG, f"--workdir={tmp_path / 'x'}", "--multihost")
+    assert done.returncode == 2
+    assert "JAX_COORDINATOR_ADDRESS" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_sample_and_seed(env, trained, tmp_path):
+    files = [tmp_path / f"{i}.safetensors" for i in range(3)]
+    for file, seed in zip(files, (5, 5, 6), strict=True):
+        done = call(env, "sample.py", f"--workdir={trained}", "--sampler=kde30",
+                    "--num_samples=3", f"--seed={seed}", f"--output={file}")  # fmt: skip
+        assert done.returncode == 0, done.stderr
+    first, again, other = (zoo_file.read(file) for file in files)
+    assert first.weights.shape == (3, 1, 2464)
+    assert np.isfinite(first.weights).all()
+    assert first.info["sampler"] == "kde30"
+    np.testing.assert_array_equal(first.weights, again.weights)
+    assert not np.array_equal(first.weights, other.weights)
+
+
+def test_every_experiment(env, trained):
+    """All of them in one call, with the data set itself as the target; then one of them alone,
+    from what the first call left in the workdir."""
+    few = "kde30,kde_anchor30,joint30,average"
+    arguments = ("evaluate.py", f"--workdir={trained}", f"--samplers={few}",
+                 f"--targets={DIGITS}")  # fmt: skip
+    done = call(env, *arguments)
+    assert done.returncode == 0, done.stderr
+    report = trained / "report"
+    page = (report / "index.html").read_text()
+    for name in paper.DESCRIPTIONS:
+        assert f'<section id="{name}">' in page
+        assert json.loads((report / f"{name}.json").read_text())
+        assert list((report / name).glob("*.csv"))
+    for name in ("B_T", "B_F", "B_kde30", *few.split(",")):
+        assert name in page
+    assert not re.search(r'(?:src|href)="https?:', page)
+    rows = (report / "tab1" / "accuracy.csv").read_text().splitlines()
+    assert len(rows) == 1 + 1 + 4 + 2  # header, B_T, samplers, B_ twice
+    data = json.loads((report / "fig2.json").read_text())
+    assert set(data) == {"lwln/train", "no_lwln/train", "lwln/heldout", "no_lwln/heldout"}
+    accuracy = json.loads((report / "tab2.json").read_text())["digits"]["table"]["populations"]
+    again = call(env, *arguments, "--experiments=tab2")
+    assert again.returncode == 0, again.stderr
+    assert "B_F on digits" not in again.stdout  # nothing was trained
+    assert not (report / "tab1.json").exists()
+    same = json.loads((report / "tab2.json").read_text())["digits"]["table"]["populations"]
+    assert same == accuracy
+    (trained / "hyperrep" / "vae.safetensors").write_bytes(b"broken")
+    failed = call(env, *arguments, "--experiments=vae,tab2")
+    (trained / "hyperrep" / "vae.safetensors").unlink()
+    assert failed.returncode != 0
+    assert "the report lacks what failed" in failed.stderr
+    assert "vae.safetensors" in failed.stderr
+    assert '<section id="tab2">' in (report / "index.html").read_text()  # all the same
+
+
+def test_every_sampler_in_the_report(env, trained):
+    done = call(env, "evaluate.py", f"--workdir={trained}", "--experiments=fig4")
+    assert done.returncode == 0, done.stderr
+    page = (trained / "report" / "index.html").read_text()
+    assert all(name in page for name in samplers.names())
+
+
+def test_list_and_help(env):
+    listed = call(env, "sample.py", "--list")
+    assert listed.returncode == 0
+    assert all(name in listed.stdout for name in samplers.names())
+    assert "tab1" in call(env, "evaluate.py", "--list").stdout
+    for script in ("train.py", "sample.py", "evaluate.py"):
+        assert "--workdir" in call(env, script, "--help").stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["sample.py", "--workdir={w}", "--sampler=kd"], "there is: aligned_mean"),
+        (["sample.py", "--workdir={w}", "--sampler=kde", "--num_samples=0"], "at least 1"),
+        (["sample.py", "--workdir={w}", "--sampler=kde", "--hyperrep=x"], "lwln, no_lwln"),
+        (["sample.py", "--workdir={w}/none", "--sampler=kde"], "no config.json"),
+        (["evaluate.py", "--workdir={w}", "--experiments=tab9"], "there is: "),
+        (["evaluate.py", "--workdir={w}", "--samplers=x"], "unknown sampler 'x'"),
+        (["evaluate.py", "--workdir={w}", "--experiments=tab2"], "name one by --targets"),
+        (["evaluate.py", "--workdir={w}", "--targets=none.py"], "no such workdir or config"),
+        (["evaluate.py", "--workdir={w}", f"--targets={DIGITS},{DIGITS}"], "two are digits"),
+        (["evaluate.py", "--workdir={w}", "--samplers=prior"], "draws from the prior"),
+        (["train.py", "--config=configs/digits.py:tiny", "--workdir={w}"], "full, small, smoke"),
+        (["train.py", CONFIG, "--workdir={w}", "--config.dataset=cifar"], "cifar10"),
+        (["train.py", CONFIG, "--workdir={w}", "--config.zoo.epochs=0"], "zoo.epochs"),
+        (["train.py", CONFIG, "--workdir={w}", "stray"], "unexpected argument 'stray'"),
+    ],
+)
+def test_mistakes_get_one_clear_error(env, trained, tmp_path, arguments, message):
+    folder = trained if arguments[0] != "train.py" else tmp_path / "new"
+    done = call(env, *(a.format(w=folder) for a in arguments))
+    assert done.returncode != 0
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_config_typo(env, tmp_path):
+    done = call(env, "train.py", CONFIG, f"--workdir={tmp_path}", "--config.zoo.num_member=9")
+    assert done.returncode != 0
+    assert "num_member" in done.stderr
+
+
+ORIGINALS = {  # as many images as smoke runs take
+    "mnist": lambda data: write_idx(data / "mnist", 200, 40),
+    "svhn": lambda data: write_svhn(data / "svhn", 200, 40),
+    "cifar10": lambda data: write_cifar10(data / "cifar-10-batches-bin", 40),
+    "stl10": lambda data: write_stl10(data / "stl10", 200, 40),
+}
+
+
+@pytest.mark.parametrize(
+    ("source", "target", "num_params", "other"),
+    [("stl10", "cifar10", 2864, "digits"), ("svhn", "mnist", 2464, "cifar10")],
+)
+def test_pairs_of_the_paper(env, tmp_path, source, target, num_params, other):
+    """Its transfers (tables 2 and 3) from small files; a target of other channels is refused."""
+    run, data = tmp_path / "run", f"--data_dir={tmp_path}"
+    for name in {source, target, other} & ORIGINALS.keys():
+        ORIGINALS[name](tmp_path)
+    done = call(
+        env, "train.py", f"--config=configs/{source}.py:smoke", f"--workdir={run}",
+        f"--config.data_dir={tmp_path}", "--config.zoo.epochs=2",
+        "--config.autoencoder.epochs_seen=(1,2)", "--config.autoencoder.train_baseline=False",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert zoo_file.read(run / "zoo" / "zoo.safetensors").weights.shape == (8, 3, num_params)
+    arguments = ["evaluate.py", f"--workdir={run}", data, "--samplers=kde_anchor30"]
+    done = call(env, *arguments, "--experiments=tab2,tab3", f"--targets=configs/{target}.py:smoke")
+    assert done.returncode == 0, done.stderr
+    (table,) = (run / "report" / "tab3").glob("*.csv")
+    assert f"{target} models, decoded (paper)" in table.read_text()
+    table = run / "report" / "tab2" / f"accuracy_{target}.csv"
+    assert "S_gan30 (paper)" in table.read_text()
+    done = call(env, *arguments, f"--targets=configs/{other}.py:smoke")
+    assert done.returncode != 0
+    assert "channels" in done.stderr
+    assert "Traceback" not in done.stderr

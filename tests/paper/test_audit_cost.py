@@ -1,0 +1,112 @@
+"""When sampling pays off, by hand; what is recorded of stages; decoding's operations."""
+
+import json
+import math
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from hyperjax import cost as flops
+from hyperjax.analysis import payoff
+from hyperjax.app import train
+from hyperjax.config import AutoencoderConfig
+from hyperjax.models.autoencoder import make_autoencoder
+from hyperjax.models.cnn import zoo_cnn_spec
+from hyperjax.paper import audit_cost as task
+from hyperjax.store import workdir
+from hyperjax.weights import LayerSpec, WeightSpec
+from hyperjax.zoo import Zoo
+
+SPEC = WeightSpec((LayerSpec("a", "dense", (2, 3)),), "tanh")
+
+
+def make_zoo(epochs, accuracy):
+    """Two members, whose mean accuracies are given; a third one has diverged."""
+    weights = np.zeros((3, len(epochs), SPEC.num_params), np.float32)
+    weights[2] = np.nan
+    values = np.asarray(accuracy, np.float32)
+    metrics = {"test_accuracy": np.stack([values - 0.05, values + 0.05, 0 * values])}
+    return Zoo(SPEC, weights, np.asarray(epochs), np.arange(3), metrics)
+
+
+def test_payoff_by_hand():
+    scratch = make_zoo([0, 1, 2, 5], [0.1, 0.5, 0.7, 0.9])
+    sampled = make_zoo([0, 1], [0.6, 0.95])
+    rows = payoff.run({"S": sampled}, scratch, setup_seconds={"S": 100.0}, decode_seconds=0.5,
+                    epoch_seconds=4.0)  # fmt: skip
+    decoded, tuned = rows
+    assert (decoded.population, decoded.epochs) == ("S", 0)
+    assert decoded.accuracy == pytest.approx(0.6)  # without the diverged member
+    assert (decoded.scratch_epochs, decoded.reached) == (2, True)
+    assert (decoded.seconds, decoded.scratch_seconds) == (0.5, 8.0)
+    assert decoded.models == math.ceil(100 / 7.5)
+    # never reached within 5 epochs: these are a lower bound of training, models an upper bound
+    assert (tuned.scratch_epochs, tuned.reached, tuned.seconds) == (5, False, 4.5)
+    assert tuned.models == math.ceil(100 / (20 - 4.5))
+
+
+def test_break_even_is_the_first_count_that_is_not_dearer():
+    for setup, each, other in ((100, 0.5, 8), (30, 1, 4), (7, 2, 2.5)):
+        count = payoff.break_even(setup, each, other)
+        assert setup + count * each <= count * other
+        assert setup + (count - 1) * each > (count - 1) * other
+    assert payoff.break_even(1, 2, 2) == payoff.break_even(1, 3, 2) == math.inf
+
+
+def test_equal_accuracy():
+    by_epoch = {5: 0.9, 0: 0.1, 1: 0.6, 2: 0.5}
+    assert payoff.equal_accuracy(by_epoch, 0.6) == 1
+    assert payoff.equal_accuracy(by_epoch, 0.05) == 0
+    assert payoff.equal_accuracy(by_epoch, 0.95) is None
+
+
+def test_only_whole_stages_are_timed(tmp_path):
+    stages, product, checkpoints = {}, tmp_path / "zoo", tmp_path / "checkpoints"
+    with train._timed(stages, "made", product, checkpoints):
+        time.sleep(0.02)
+    assert 0.02 <= stages.pop("made") < 5
+    checkpoints.mkdir()
+    with train._timed(stages, "resumed", product, checkpoints):
+        pass
+    checkpoints.rmdir()
+    product.touch()
+    with train._timed(stages, "read", product, checkpoints):
+        pass
+    assert stages == {}
+
+
+def test_recorded_stages_name_another_machine(tmp_path):
+    here = workdir.describe_run("train.py", stages={"zoo": 12.5})
+    there = here | {"devices": ["fast"] * 8, "stages": {"hyperrep/lwln": 3}}
+    for entry in ({"command": "older, without stages"}, here, there):
+        workdir.add_to_manifest(tmp_path, entry)
+    found = task._recorded(tmp_path)
+    assert found["zoo"] == (12.5, "recorded")
+    seconds, origin = found["hyperrep/lwln"]
+    assert seconds == 3
+    assert origin.startswith("recorded on 8 x fast")
+
+
+def test_metrics_of_a_stage_are_read_past_a_broken_line(tmp_path):
+    assert workdir.read_metrics(tmp_path, "sampler") == []
+    lines = [{"stage": "zoo", "a": 1}, {"stage": "sampler", "a": 2}, {"stage": "sampler", "a": 3}]
+    text = "\n".join([*map(json.dumps, lines), '{"stage": "sam'])
+    (tmp_path / "metrics.jsonl").write_text(text)
+    assert [record["a"] for record in workdir.read_metrics(tmp_path, "sampler")] == [2, 3]
+
+
+@pytest.mark.parametrize("linear_path", [True, False])
+def test_decoding_flops_equal_the_count_of_xla(linear_path):
+    """XLA also counts elementwise operations; at this size they are a few percent."""
+    spec = zoo_cnn_spec(1, "tanh")
+    c = AutoencoderConfig(dim=128, heads=4, mlp_dim=256, blocks=2, latent=64, dropout=0.0,
+                          linear_path=linear_path)  # fmt: skip
+    module, latents = make_autoencoder(c, spec), jnp.zeros((1, 64))
+    vectors = jnp.zeros((1, spec.num_params))
+    params = jax.eval_shape(lambda: module.init(jax.random.key(0), vectors, train=False))
+    decode = jax.jit(lambda p, z: module.apply(p, z, method="decode"))
+    counted = decode.lower(params, latents).cost_analysis()["flops"]
+    assert flops.decoding_flops(c, spec) == pytest.approx(counted, rel=0.06)

@@ -1,0 +1,140 @@
+import dataclasses
+import json
+import os
+
+import jax
+import numpy as np
+import pytest
+import safetensors.numpy
+from safetensors import safe_open
+
+from hyperjax import weights
+from hyperjax.config import AugmentConfig, AutoencoderConfig
+from hyperjax.errors import HyperJaxError
+from hyperjax.hyperrep import HyperRep, Statistics
+from hyperjax.store import hyperrep_file
+from hyperjax.weights import LayerSpec, WeightSpec
+
+SPEC = WeightSpec(
+    (LayerSpec("c", "conv", (3, 1, 2, 2), pooled=True), LayerSpec("d", "dense", (4, 12))), "gelu"
+)
+CONFIG = AutoencoderConfig(
+    dim=16, heads=2, tanh=False, epochs_seen=(3, 4), augment=AugmentConfig(erase_scale=(0.1, 0.2))
+)
+INFO = {"seed": 3, "val_loss": 0.25, "dataset": "digits"}
+
+
+@pytest.fixture
+def hyperrep():
+    rng = np.random.default_rng(0)
+    params = {
+        "encoder": {
+            "embed": {"kernel": rng.normal(size=(4, 3)), "bias": np.zeros(3)},
+            "positions": rng.normal(size=(1, 2, 3)),
+        },
+        "decoder": {"scalar": np.array(2.0)},
+    }
+    stats = Statistics(rng.normal(size=67), np.ones(2), np.array([0.5, 2]))
+    tree = HyperRep(CONFIG, SPEC, params, stats, rng.normal(size=67))
+    arrays = jax.tree.map(np.float32, (tree.params, tree.statistics, tree.reference))
+    return HyperRep(CONFIG, SPEC, *arrays)
+
+
+@pytest.fixture
+def path(tmp_path, hyperrep):
+    path = tmp_path / "hyperrep.safetensors"
+    hyperrep_file.write(path, hyperrep, INFO)
+    return path
+
+
+def test_round_trip(path, hyperrep):
+    result, info = hyperrep_file.read(path)
+    assert info == INFO
+    assert (result.config, result.spec) == (hyperrep.config, hyperrep.spec)
+    assert hash(result.config) == hash(hyperrep.config)  # static under jit
+    ours, theirs = ((h.params, h.statistics, h.reference) for h in (result, hyperrep))
+    assert jax.tree.structure(ours) == jax.tree.structure(theirs)
+    jax.tree.map(np.testing.assert_array_equal, ours, theirs)
+    assert {leaf.dtype for leaf in jax.tree.leaves(ours)} == {np.dtype(np.float32)}
+    assert os.listdir(path.parent) == [path.name]
+
+
+def test_device_arrays_are_written_too(tmp_path, hyperrep):
+    on_device = hyperrep._replace(params=jax.device_put(hyperrep.params))
+    hyperrep_file.write(tmp_path / "new" / "h", on_device, {})
+    result, _ = hyperrep_file.read(tmp_path / "new" / "h")
+    jax.tree.map(np.testing.assert_array_equal, result.params, hyperrep.params)
+
+
+def test_the_safetensors_library_reads_it(path, hyperrep):
+    tensors = safetensors.numpy.load_file(path)
+    assert set(tensors) == {
+        "params/encoder/embed/kernel", "params/encoder/embed/bias", "params/encoder/positions",
+        "params/decoder/scalar", "statistics/mean", "statistics/scale", "statistics/layer_std",
+        "reference",
+    }  # fmt: skip
+    np.testing.assert_array_equal(tensors["statistics/layer_std"], [0.5, 2])
+    with safe_open(path, framework="numpy") as file:
+        metadata = file.metadata()
+    assert weights.from_json(metadata["spec"]) == SPEC
+    assert json.loads(metadata["config"])["epochs_seen"] == [3, 4]
+
+
+def rewrite(path, tensors=None, **metadata):
+    with safe_open(path, framework="numpy") as file:
+        metadata = file.metadata() | metadata
+        arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    arrays = {k: v for k, v in (arrays | (tensors or {})).items() if v is not None}
+    metadata = {k: v for k, v in metadata.items() if v is not None}
+    path.write_bytes(safetensors.numpy.save(arrays, metadata))
+
+
+def test_missing_and_unreadable(tmp_path):
+    with pytest.raises(HyperJaxError, match="nowhere: there is no such hyper-representation"):
+        hyperrep_file.read(tmp_path / "nowhere")
+    with pytest.raises(HyperJaxError, match=str(tmp_path)):
+        hyperrep_file.read(tmp_path)
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(HyperJaxError, match="file/h"):
+        hyperrep_file.read(tmp_path / "file" / "h")
+
+
+@pytest.mark.parametrize("keep", [0, 4, 8, 200, -1])
+def test_truncated(path, keep):
+    path.write_bytes(path.read_bytes()[:keep])
+    with pytest.raises(HyperJaxError, match=r"hyperrep\.safetensors: not a whole safetensors"):
+        hyperrep_file.read(path)
+
+
+@pytest.mark.parametrize("changes", [{"format": "hyperjax-zoo"}, {"format": None}, {"schema": "7"}])
+def test_foreign_files_and_other_schemas(path, changes):
+    rewrite(path, **changes)
+    with pytest.raises(HyperJaxError, match=r"hyperrep\.safetensors: .*schema '2'"):
+        hyperrep_file.read(path)
+
+
+def test_no_metadata_at_all(path):
+    safetensors.numpy.save_file({"x": np.zeros(3)}, path)
+    with pytest.raises(HyperJaxError, match=r"hyperrep\.safetensors: format None"):
+        hyperrep_file.read(path)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"config": "{"},
+        {"config": "null"},
+        {"config": '{"dim": "wide"}'},
+        {"config": json.dumps(dataclasses.asdict(CONFIG) | {"attention": 3})},
+        {"config": None},
+        {"spec": '{"layers": []'},
+        {"info": None},
+        {"tensors": {"reference": None}},
+        {"tensors": {"statistics/mean": None}},
+        {"tensors": {"statistics/extra": np.zeros(1)}},
+    ],
+)
+def test_damaged(path, changes):
+    rewrite(path, **changes)
+    with pytest.raises(HyperJaxError, match=r"hyperrep\.safetensors: damaged"):
+        hyperrep_file.read(path)

@@ -1,0 +1,238 @@
+import errno
+import json
+import os
+
+import numpy as np
+import pytest
+import safetensors
+import safetensors.numpy
+
+from hyperjax import weights
+from hyperjax.errors import HyperJaxError
+from hyperjax.store import zoo_file
+from hyperjax.weights import LayerSpec, WeightSpec
+from hyperjax.zoo import METRICS, Zoo
+
+SPEC = WeightSpec((LayerSpec("a", "dense", (2, 2)), LayerSpec("b", "dense", (1, 2))), "tanh")
+INFO = {"dataset": "digits", "learning_rate": 3e-4, "nested": {"seed": 0, "unicode": "π"}}
+
+
+@pytest.fixture
+def zoo():
+    rng = np.random.default_rng(0)
+    values = rng.normal(size=(5, 3, 9)).astype(np.float32)
+    values[1, 2, 3] = np.nan
+    metrics = {name: rng.random((5, 3), np.float32) for name in METRICS}
+    return Zoo(SPEC, values, np.int32([0, 1, 25]), np.arange(7, 12), metrics, INFO)
+
+
+@pytest.fixture
+def path(tmp_path, zoo):
+    path = tmp_path / "zoo.safetensors"
+    zoo_file.write(path, zoo)
+    return path
+
+
+def assert_same(ours, theirs):
+    assert ours.spec == theirs.spec
+    assert ours.info == theirs.info
+    for name in ("weights", "epochs", "members"):
+        np.testing.assert_array_equal(getattr(ours, name), getattr(theirs, name))
+    assert set(ours.metrics) == set(theirs.metrics)
+    for name, values in ours.metrics.items():
+        np.testing.assert_array_equal(values, theirs.metrics[name])
+
+
+def with_header(path, change):
+    """Rewrite the JSON header of a file, keeping its data."""
+    data = path.read_bytes()
+    end = 8 + int.from_bytes(data[:8], "little")
+    fields = json.loads(data[8:end])
+    change(fields)
+    text = json.dumps(fields).encode()
+    path.write_bytes(len(text).to_bytes(8, "little") + text + data[end:])
+
+
+def test_round_trip(path, zoo):
+    result = zoo_file.read(path)
+    assert_same(result, zoo)
+    assert (result.weights.dtype, result.epochs.dtype) == (np.float32, np.int32)
+    assert result.members.dtype == np.int64
+    assert_same(zoo_file.read(str(path)), zoo)
+    assert os.listdir(path.parent) == [path.name]
+
+
+def test_other_dtypes_and_layouts_are_converted(tmp_path, zoo):
+    path = tmp_path / "new" / "zoo"
+    turned = np.asfortranarray(zoo.weights.astype(np.float64))
+    zoo_file.write(path, Zoo(SPEC, turned, [0, 1, 25], list(range(7, 12)), zoo.metrics, INFO))
+    assert_same(zoo_file.read(path), zoo)
+
+
+def test_the_safetensors_library_reads_it(path, zoo):
+    tensors = safetensors.numpy.load_file(path)
+    assert set(tensors) == {"weights", "members", "epochs", *(f"metrics/{n}" for n in METRICS)}
+    np.testing.assert_array_equal(tensors["weights"], zoo.weights)
+    np.testing.assert_array_equal(tensors["members"], zoo.members)
+    np.testing.assert_array_equal(tensors["epochs"], zoo.epochs)
+    np.testing.assert_array_equal(tensors["metrics/val_loss"], zoo.metrics["val_loss"])
+    with safetensors.safe_open(path, framework="numpy") as file:
+        metadata = file.metadata()
+    assert metadata["format"] == "hyperjax-zoo"
+    assert metadata["schema"] == "1"
+    assert weights.from_json(metadata["spec"]) == SPEC
+    assert json.loads(metadata["info"]) == INFO
+
+
+def test_it_reads_what_the_safetensors_library_writes(tmp_path, zoo):
+    tensors = {"weights": zoo.weights, "members": zoo.members, "epochs": zoo.epochs}
+    tensors |= {f"metrics/{name}": values for name, values in zoo.metrics.items()}
+    metadata = {
+        "format": "hyperjax-zoo",
+        "schema": "1",
+        "spec": weights.to_json(SPEC),
+        "info": json.dumps(INFO),
+    }
+    path = tmp_path / "theirs.safetensors"
+    path.write_bytes(safetensors.numpy.save(tensors, metadata))
+    assert_same(zoo_file.read(path), zoo)
+
+
+def test_reading_maps_and_does_not_load(path, zoo, monkeypatch):
+    result = zoo_file.read(path)
+    assert isinstance(result.weights, np.memmap)
+    assert np.shares_memory(result.weights, result.weights[2:, 1])
+    with pytest.raises(ValueError, match="read-only"):
+        result.weights[0] = 0
+    # what is on disk changes under the map: nothing had been copied
+    data = bytearray(path.read_bytes())
+    data[-4:] = np.float32(42).tobytes()
+    with open(path, "r+b") as file:
+        file.write(data)
+    assert result.weights[-1, -1, -1] == 42
+
+
+def test_allocate_fill_publish(tmp_path, zoo):
+    partial, path = tmp_path / "zoo" / "partial", tmp_path / "zoo" / "zoo.safetensors"
+    mapped = zoo_file.allocate(partial, SPEC, zoo.members, zoo.epochs, INFO)
+    size = partial.stat().st_size
+    assert size > 5 * 3 * 9 * 4
+    assert partial.stat().st_blocks * 512 >= size  # really allocated, no sparse file
+    assert not mapped.weights.any()
+    assert set(mapped.metrics) == set(METRICS)
+    for row in range(5):  # in place, a member at a time
+        mapped.weights[row] = zoo.weights[row]
+        for name, values in zoo.metrics.items():
+            mapped.metrics[name][row] = values[row]
+    zoo_file.flush(mapped)
+    assert not path.exists()
+    # a restarted run goes on with the file
+    assert_same(zoo_file.read(partial, writable=True), zoo)
+    zoo_file.publish(partial, path)
+    assert os.listdir(path.parent) == [path.name]
+    assert path.stat().st_size == size
+    assert_same(zoo_file.read(path), zoo)
+
+
+def test_metrics_are_chosen_by_the_caller(tmp_path, zoo):
+    mapped = zoo_file.allocate(tmp_path / "p", SPEC, zoo.members, zoo.epochs, {}, ("test_loss",))
+    assert list(mapped.metrics) == ["test_loss"]
+
+
+def test_a_full_disk_is_noticed_before_anything_is_computed(tmp_path, zoo, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    path = tmp_path / "zoo.partial"
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    with pytest.raises(HyperJaxError, match=r"allocate 0\.0 MB for .*zoo\.partial: No space left"):
+        zoo_file.allocate(path, SPEC, zoo.members, zoo.epochs, INFO)
+    assert not path.exists()
+
+
+def test_a_folder_that_cannot_be_made(tmp_path, zoo):
+    (tmp_path / "file").write_bytes(b"")
+    path = tmp_path / "file" / "zoo"
+    with pytest.raises(HyperJaxError, match=r"cannot allocate .*file/zoo"):
+        zoo_file.allocate(path, SPEC, zoo.members, zoo.epochs, INFO)
+    with pytest.raises(HyperJaxError, match=r"cannot write .*file/zoo"):
+        zoo_file.write(path, zoo)
+    with pytest.raises(HyperJaxError, match=r"cannot read .*file/zoo"):
+        zoo_file.read(path)
+
+
+def test_missing(tmp_path):
+    with pytest.raises(HyperJaxError, match="nowhere: there is no such"):
+        zoo_file.read(tmp_path / "nowhere")
+    with pytest.raises(HyperJaxError, match=f"cannot read {tmp_path}"):
+        zoo_file.read(tmp_path)
+
+
+@pytest.mark.parametrize("keep", [0, 5, 8, 100, -1, -400])
+def test_truncated(path, keep):
+    path.write_bytes(path.read_bytes()[:keep])
+    with pytest.raises(HyperJaxError, match=r"zoo\.safetensors.*truncated"):
+        zoo_file.read(path)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"not a zoo at all, but some text",
+        b"PK\x03\x04" + bytes(100),
+        (20).to_bytes(8, "little") + b"{" * 20,
+        (4).to_bytes(8, "little") + b"\xff\xfe\x00\x01",
+        (4).to_bytes(8, "little") + b"null",
+        (2**63 + 5).to_bytes(8, "little") + b"{}" * 100,
+        (99_999_999).to_bytes(8, "little") + b"{}" * 100,
+        bytes(64),
+    ],
+    ids=["text", "zip", "json", "utf-8", "null", "huge", "long", "zeros"],
+)
+def test_garbage(path, data):
+    path.write_bytes(data)
+    with pytest.raises(HyperJaxError, match=r"zoo\.safetensors: not a safetensors file"):
+        zoo_file.read(path)
+
+
+def test_foreign_safetensors(path):
+    safetensors.numpy.save_file({"weights": np.zeros((5, 3, 9), np.float32)}, path)
+    with pytest.raises(HyperJaxError, match=r"zoo\.safetensors: .*not a HyperJAX zoo"):
+        zoo_file.read(path)
+    with_header(path, lambda fields: fields.update(__metadata__=["format"]))
+    with pytest.raises(HyperJaxError, match=r"zoo\.safetensors: .*not a HyperJAX zoo"):
+        zoo_file.read(path)
+
+
+def test_another_schema(path):
+    with_header(path, lambda fields: fields["__metadata__"].update(schema="2"))
+    with pytest.raises(HyperJaxError, match=r"zoo\.safetensors: schema version 2, .* version 1"):
+        zoo_file.read(path)
+
+
+def _set(tensor, **changes):
+    return lambda fields: fields[tensor].update(changes)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda fields: fields.pop("weights"),
+        lambda fields: fields["__metadata__"].pop("spec"),
+        lambda fields: fields["__metadata__"].update(spec="{}"),
+        lambda fields: fields["__metadata__"].update(info="{"),
+        lambda fields: fields.update(weights="F32"),
+        _set("weights", dtype="BF16"),
+        _set("weights", shape=[5, 3, 10]),
+        _set("weights", shape=[9, 3, 5]),
+        _set("epochs", data_offsets=[8, 4]),
+        _set("epochs", data_offsets=[-4, 8]),
+        _set("epochs", data_offsets=[0, 10**9]),
+        _set("epochs", data_offsets=[0, 3]),
+        _set("epochs", data_offsets="ab"),
+    ],
+)
+def test_damaged_headers(path, change):
+    with_header(path, change)
+    with pytest.raises(HyperJaxError, match=r"zoo\.safetensors.*damaged"):
+        zoo_file.read(path)

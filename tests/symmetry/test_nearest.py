@@ -1,0 +1,141 @@
+"""Distances modulo symmetries: replicas in disguise are found, and nothing is nearer than it is."""
+
+import itertools
+
+import jax
+import numpy as np
+import pytest
+from scipy.optimize import minimize
+from scipy.spatial.distance import cdist
+
+from hyperjax import symmetry
+from hyperjax.errors import HyperJaxError
+from hyperjax.symmetry import Transform, nearest
+from hyperjax.weights import LayerSpec, WeightSpec
+
+LAYERS = (
+    LayerSpec("conv1", "conv", (3, 1, 2, 2), pooled=True),
+    LayerSpec("fc1", "dense", (4, 3)),
+    LayerSpec("fc2", "dense", (2, 4)),
+)
+SPECS = {activation: WeightSpec(LAYERS, activation) for activation in ("tanh", "relu", "gelu")}
+MEMBERS, SNAPSHOTS = 7, 2
+apply = jax.jit(symmetry.apply, static_argnums=0)
+
+
+def rng(seed):
+    return np.random.default_rng(seed)
+
+
+def make_train(spec, seed=0):
+    start = rng(seed).normal(0, 1, (MEMBERS, 1, spec.num_params))
+    steps = 0.02 * rng(seed + 1).normal(0, 1, (MEMBERS, SNAPSHOTS, spec.num_params))
+    trajectories = (start + steps).astype(np.float32)
+    return nearest.train_models(spec, trajectories, trajectories[0, -1])
+
+
+def disguise(spec, vectors, seed=0):
+    """The same functions with other orders, signs and scales of neurons."""
+    keys = jax.random.split(jax.random.key(seed), len(vectors))
+    draw = jax.vmap(lambda key: symmetry.random_transform(key, spec, scale=0.5))
+    return np.asarray(apply(spec, draw(keys), vectors))
+
+
+@pytest.fixture(scope="module", params=SPECS)
+def train(request):
+    return make_train(SPECS[request.param])
+
+
+def test_replicas_in_disguise_have_no_distance(train):
+    for snapshot in range(SNAPSHOTS):
+        hidden = disguise(train.spec, train.vectors[:, snapshot], snapshot)
+        assert np.linalg.norm(hidden - train.vectors[:, snapshot], axis=1).min() > 0.5
+        found = nearest.distances(train, hidden)
+        np.testing.assert_allclose(found.member, 0, atol=1e-5)
+        np.testing.assert_allclose(found.mixture, 0, atol=1e-5)
+
+
+def test_a_disguise_hardly_changes_a_distance(train):
+    vectors = nearest.balanced(train.spec, train.vectors[:, -1])
+    noisy = vectors + 0.1 * rng(5).normal(size=vectors.shape).astype(np.float32)
+    plain = nearest.distances(train, noisy).member
+    hidden = nearest.distances(train, disguise(train.spec, noisy)).member
+    np.testing.assert_allclose(hidden, plain, rtol=1e-4)
+    assert np.all(plain <= np.linalg.norm(noisy - vectors, axis=1) + 1e-6)
+
+
+def test_distance_equals_that_over_all_symmetries():
+    """Against every order of neurons, for a network so small that they can all be tried."""
+    train = make_train(SPECS["gelu"])
+    sizes = [layer.num_neurons for layer in LAYERS[:-1]]
+    orders = list(itertools.product(*(itertools.permutations(range(size)) for size in sizes)))
+    columns = tuple(np.array(column, np.int32) for column in zip(*orders, strict=True))
+    every = Transform(columns, tuple(np.ones(c.shape, np.float32) for c in columns))
+    # near one member: the matching of unrelated networks has local optima
+    noise = rng(9).normal(0, 0.3, (5, train.spec.num_params)).astype(np.float32)
+    vectors = train.vectors[:5, 0] + noise
+    flat = train.vectors.reshape(-1, train.spec.num_params)
+    expected = [
+        cdist(apply(train.spec, every, np.tile(v, (len(orders), 1))), flat).min() for v in vectors
+    ]
+    found = nearest.distances(train, disguise(train.spec, vectors)).member
+    np.testing.assert_allclose(found, expected, rtol=1e-4)
+
+
+def test_own_snapshots_do_not_count():
+    train = make_train(SPECS["gelu"])
+    found = nearest.distances(train, train.vectors[:, -1], own=np.arange(MEMBERS)).member
+    for i, distance in enumerate(found):
+        others = nearest.train_models(
+            train.spec, np.delete(train.vectors, i, axis=0), train.reference
+        )
+        alone = nearest.distances(others, train.vectors[i : i + 1, -1]).member[0]
+        assert distance == pytest.approx(alone, rel=1e-5)
+        assert distance > 1
+
+
+@pytest.mark.parametrize("activation", ["tanh", "gelu"])  # averages of ReLU's are not balanced
+def test_averages_are_far_from_members_and_near_to_the_hull(activation):
+    train = make_train(SPECS[activation])
+    weights = rng(3).dirichlet(np.ones(3), 6)
+    averages = np.einsum("nk,kd->nd", weights, train.vectors[:3, -1]).astype(np.float32)
+    found = nearest.distances(train, averages)
+    np.testing.assert_allclose(found.mixture, 0, atol=1e-4)
+    assert np.all(found.member > 0.1)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_hull_against_a_general_optimiser(seed):
+    points, vector = rng(seed).normal(size=(5, 8)), rng(seed + 10).normal(size=8)
+
+    def square(w):
+        return np.sum((w @ points - vector) ** 2)
+
+    best = minimize(
+        square, np.full(5, 0.2), method="SLSQP", bounds=[(0, 1)] * 5, tol=1e-12,
+        constraints={"type": "eq", "fun": lambda w: w.sum() - 1},
+    )  # fmt: skip
+    assert nearest.to_hull(vector, points) == pytest.approx(np.sqrt(best.fun), rel=1e-4)
+
+
+def test_hull_of_special_points():
+    points = np.float32([[0, 0], [2, 0], [0, 2]])
+    assert nearest.to_hull(np.float32([0.5, 0.5]), points) == pytest.approx(0, abs=1e-6)
+    assert nearest.to_hull(np.float32([2, 0]), points) == 0
+    assert nearest.to_hull(np.float32([5, 0]), points) == pytest.approx(3)
+    assert nearest.to_hull(np.float32([2, 2]), points) == pytest.approx(np.sqrt(2))
+    assert nearest.to_hull(np.float32([3, 4]), points[:1]) == pytest.approx(5)
+    assert nearest.to_hull(np.float32([1, 1]), np.zeros((3, 2))) == pytest.approx(np.sqrt(2))
+
+
+def test_nearest_snapshots_against_scipy():
+    vectors, trajectories = rng(0).normal(size=(4, 6)), rng(1).normal(size=(3, 5, 6))
+    far, snapshot = nearest.nearest_snapshots(vectors, trajectories)
+    every = cdist(vectors, trajectories.reshape(-1, 6)).reshape(4, 3, 5)
+    np.testing.assert_allclose(far, every.min(axis=2))
+    np.testing.assert_array_equal(snapshot, every.argmin(axis=2))
+
+
+def test_vectors_of_another_architecture():
+    with pytest.raises(HyperJaxError, match=r"have 38 values; this architecture .* has 41"):
+        nearest.distances(make_train(SPECS["tanh"]), np.zeros((2, 38), np.float32))
