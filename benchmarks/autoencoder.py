@@ -5,10 +5,11 @@
 
 Two trainers in one process, the default, slow each other down at the published size.
 
-"small" is configs/digits.py:small, "published" the paper's (d 800, latent 700, batch 64); both
-without HyperJAX's linear path, which the peer does not have. Everything of a step is included:
-choice of the batch, augmentation of two views, forward, backward, clipping, AdamW. All
-contenders run in one call with all cores, in turn; peers on a CPU only, the one device they know.
+"small" is the autoencoder of configs/digits.py:small, "published" the default one (d 800, latent
+700, batch 64); both without HyperJAX's linear path, which the peer does not have. Everything of a
+step is included: choice of the batch, augmentation of two views, forward, backward, clipping,
+AdamW. All contenders run in one call with all cores, in turn; peers on a CPU only, the one device
+they know.
 Appends a line to benchmarks/autoencoder.jsonl.
 """
 
@@ -25,18 +26,18 @@ from rich.table import Table
 from hyperjax.app import cli
 
 STEPS = {"small": 10, "published": 2}  # in one call
-PEER_FIELDS = (
-    "dim", "heads", "mlp_dim", "dropout", "compression", "blocks", "latent", "beta", "batch_size",
+PEER_FIELDS = (  # of the architecture
+    "dim", "heads", "mlp_dim", "dropout", "compression", "blocks", "latent",
     "projection_layers", "projection_hidden", "projection_dim",
 )  # fmt: skip
 
 
 def configuration(size: str, dtype: str) -> Any:
-    from hyperjax.app import presets
-    from hyperjax.config import AutoencoderConfig, Config
+    from hyperjax.config import AutoencoderConfig
 
-    base = presets.small(Config(dataset="digits")).autoencoder if size == "small" else None
-    return dataclasses.replace(base or AutoencoderConfig(), linear_path=False, dtype=dtype)
+    base = common.small_autoencoder() if size == "small" else AutoencoderConfig()
+    architecture = dataclasses.replace(base.architecture, linear_path=False, dtype=dtype)
+    return dataclasses.replace(base, architecture=architecture)
 
 
 def step(config: Any, steps: int) -> Callable[[], float]:
@@ -50,7 +51,7 @@ def step(config: Any, steps: int) -> Callable[[], float]:
     spec = zoo_cnn_spec(1, "tanh")
     vectors = np.random.default_rng(0).normal(size=(700, spec.num_params)).astype(np.float32)
     trainer = hyperrep.make_trainer(config, spec)
-    stats = jax.tree.map(jnp.asarray, hyperrep.statistics(config, spec, vectors))
+    stats = jax.tree.map(jnp.asarray, hyperrep.statistics(config.data, spec, vectors))
     state, data = hyperrep.init(trainer, jax.random.key(0)), jnp.asarray(vectors)
 
     def run():
@@ -68,15 +69,17 @@ def measure(
     from hyperjax.models.cnn import zoo_cnn_spec
 
     config, steps, spec = configuration(size, dtype), STEPS[size], zoo_cnn_spec(1, "tanh")
-    plain = dataclasses.replace(config, augment=AugmentConfig(erase=0.0, noise=0.0))
+    nothing = dataclasses.replace(config.data, augment=AugmentConfig(erase=0.0, noise=0.0))
+    plain = dataclasses.replace(config, data=nothing)
     runs = {}
     if augmentation != "no":
         runs["HyperJAX"] = step(config, steps)
     if augmentation != "yes":
         runs["HyperJAX, no augmentation"] = step(plain, steps)
     if request is not None:
-        sizes = {name: getattr(config, name) for name in PEER_FIELDS}
-        sizes |= {"noise": config.augment.noise, "erase": config.augment.erase}
+        sizes = {name: getattr(config.architecture, name) for name in PEER_FIELDS}
+        sizes |= {"beta": config.loss.beta, "batch_size": config.training.batch_size}
+        sizes |= {"noise": config.data.augment.noise, "erase": config.data.augment.erase}
         layers = [[layer.num_neurons, layer.token_size] for layer in spec.layers]
         work = {"work": "autoencoder", "config": sizes, "layers": layers, "steps": steps}
         for form in ("eager", "compile"):

@@ -13,7 +13,17 @@ from typing import Any
 import numpy as np
 
 FOLDER = Path(__file__).parent
+ROOT = FOLDER.parent
 TORCH_PYTHON = "HYPERJAX_TORCH_PYTHON"  # a Python that has torch, if this one has not
+
+
+def small_autoencoder() -> Any:
+    """The autoencoder of configs/digits.py:small."""
+    if str(ROOT) not in sys.path:  # a script has its own folder there
+        sys.path.append(str(ROOT))
+    from configs.common import SMALL_AUTOENCODER
+
+    return SMALL_AUTOENCODER
 
 
 def cores() -> list[int]:
@@ -125,12 +135,13 @@ def peers(groups: list[list[int]]) -> Iterator[Callable[[dict[str, Any]], float]
 
 
 def record(script: str, **facts: Any) -> None:
-    """Append one line with versions, devices and figures to the benchmark's .jsonl file."""
+    """Append one line with versions, commit, devices and figures to the benchmark's .jsonl file."""
     from hyperjax.store import workdir
+    from hyperjax.store.files import to_jsonable
 
     entry = workdir.describe_run(workdir.command_line(), cores_used=cores(), **facts)
     with open(Path(script).with_suffix(".jsonl"), "a") as file:
-        file.write(json.dumps(entry) + "\n")
+        file.write(json.dumps(to_jsonable(entry), allow_nan=False) + "\n")
 
 
 def sizes(text: str) -> list[int]:

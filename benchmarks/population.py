@@ -37,12 +37,14 @@ def ours(work: str, count: int, batch: int, images: int, **how: Any) -> Callable
     from hyperjax import population
     from hyperjax.config import TrainingConfig
     from hyperjax.models.cnn import zoo_cnn_spec
+    from hyperjax.types import Images
 
     rng, root = np.random.default_rng(0), jax.random.key(0)
     training = TrainingConfig(batch_size=batch)
     engine = population.make_engine(zoo_cnn_spec(1, "tanh"), training, **how)
     pixels = rng.integers(0, 256, (images, 28, 28, 1), np.uint8)
-    split = population.place_images(engine, pixels, rng.integers(0, 10, images), [0.13], [0.31])
+    labels = rng.integers(0, 10, images)
+    split = population.place_images(engine, Images(pixels, labels, [0.13], [0.31]))
     hyper = population.place_members(engine, population.hyper(np.arange(count), training))
     state = population.init(engine, root, hyper)
 
@@ -71,7 +73,7 @@ def contenders(
     variants = OURS if forms else (("auto", "auto"),)
     for conv, mapping in variants:
         name = f"{conv}/{mapping}" if forms else "HyperJAX"
-        run = ours(work, members, batch, few, conv=conv, members=mapping)
+        run = ours(work, members, batch, few, conv=conv, mapping=mapping)
         out[name] = Contender(run, members * few)
     if alone is None:
         return out

@@ -65,18 +65,16 @@ def measure(name: str, count: int) -> dict[str, float]:
 
 
 def decode(count: int) -> dict[str, float]:
-    """Decode and evaluate nothing: latents to weights."""
+    """Latents to weights; nothing is evaluated."""
     import jax
 
     from hyperjax import hyperrep
-    from hyperjax.app import presets
-    from hyperjax.config import Config
     from hyperjax.models.cnn import zoo_cnn_spec
 
-    spec, config = zoo_cnn_spec(1, "tanh"), presets.small(Config(dataset="digits")).autoencoder
+    spec, config = zoo_cnn_spec(1, "tanh"), common.small_autoencoder()
     trainer = hyperrep.make_trainer(config, spec)
     params = jax.device_get(hyperrep.init(trainer, jax.random.key(0)).params)
-    stats = hyperrep.statistics(config, spec, _anchors(spec.num_params))
+    stats = hyperrep.statistics(config.data, spec, _anchors(spec.num_params))
     model = hyperrep.HyperRep(config, spec, params, stats, np.zeros(spec.num_params))
     latents, before = np.resize(_anchors(LATENT), (count, LATENT)), _peak()
     first, second = (common.timed(lambda: hyperrep.decode(model, latents)) for _ in range(2))

@@ -6,7 +6,7 @@ The same population on 1, 2, ... devices, in turn; on a CPU a device is a core. 
 device of several would use the threads of all cores, so that one core is measured by a process
 that has no other. Prints models x images per second and the speed-up, and appends a line to
 benchmarks/scaling.jsonl. Results are the same on any number of devices
-(tests/test_population.py).
+(tests/population/test_population.py).
 """
 
 import argparse

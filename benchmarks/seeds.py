@@ -14,7 +14,6 @@ and the mean standard deviation between the models of one population.
 import argparse
 import json
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from rich.console import Console
@@ -51,14 +50,13 @@ def read(folder: Path) -> Summaries:
 
 def check(folders: list[Path]) -> list[int]:
     """The seeds. Raises HyperJaxError if the runs differ by more than these."""
-    fields: list[dict[str, Any]] = [
-        config_lib.flat(config_lib.to_dict(workdir.load_config(folder))) for folder in folders
-    ]
-    for folder, other in zip(folders, fields, strict=True):
-        differing = [name for name in other if name != "seed" and other[name] != fields[0][name]]
+    configs = [workdir.load_config(folder) for folder in folders]
+    for folder, config in zip(folders, configs, strict=True):
+        differing = config_lib.differences(configs[0], config).keys() - {"seed"}
         if differing:
-            raise HyperJaxError(f"{folder} differs from {folders[0]} in {', '.join(differing)}")
-    seeds = [field["seed"] for field in fields]
+            names = ", ".join(sorted(differing))
+            raise HyperJaxError(f"{folder} differs from {folders[0]} in {names}")
+    seeds = [config.seed for config in configs]
     if len(seeds) < 2 or len(set(seeds)) < len(seeds):
         raise HyperJaxError(f"seeds {seeds}: expected at least two, all different")
     return seeds

@@ -25,7 +25,6 @@ from rich.table import Table
 
 from hyperjax.app import cli
 
-ROOT = Path(__file__).parents[1]
 SCRIPTS = ("train.py", "sample.py", "evaluate.py")
 MODULES = ("hyperjax", *(f"hyperjax.app.{Path(script).stem}" for script in SCRIPTS))
 _MEMBERS, _IMAGES, _VECTORS = 8, 256, 256  # enough to compile for
@@ -40,7 +39,7 @@ def import_seconds(module: str, first: str) -> float:
 
 def help_seconds(script: str) -> float:
     start = time.perf_counter()
-    done = subprocess.run([sys.executable, script, "--help"], cwd=ROOT, capture_output=True)
+    done = subprocess.run([sys.executable, script, "--help"], cwd=common.ROOT, capture_output=True)
     assert b"--workdir" in done.stdout, done.stderr
     return time.perf_counter() - start
 
@@ -54,7 +53,7 @@ def compile_seconds(cache: str) -> dict[str, float]:
 def _output(command: list[str], **environ: str) -> str:
     environ = os.environ | {"JAX_ENABLE_COMPILATION_CACHE": "true"} | environ
     return subprocess.run(
-        command, cwd=ROOT, env=environ, stdout=subprocess.PIPE, text=True, check=True
+        command, cwd=common.ROOT, env=environ, stdout=subprocess.PIPE, text=True, check=True
     ).stdout
 
 
@@ -70,12 +69,13 @@ def _population() -> dict[str, float]:
     from hyperjax import population
     from hyperjax.config import TrainingConfig
     from hyperjax.models.cnn import zoo_cnn_spec
+    from hyperjax.types import Images
 
     rng, root, training = np.random.default_rng(0), jax.random.key(0), TrainingConfig(batch_size=32)
     engine = population.make_engine(zoo_cnn_spec(1, "tanh"), training)
     pixels = rng.integers(0, 256, (_IMAGES, 28, 28, 1), np.uint8)
     labels = rng.integers(0, 10, _IMAGES)
-    images = population.place_images(engine, pixels, labels, [0.13], [0.31])
+    images = population.place_images(engine, Images(pixels, labels, [0.13], [0.31]))
     hyper = population.place_members(engine, population.hyper(np.arange(_MEMBERS), training))
     state = population.init(engine, root, hyper)
 
@@ -97,15 +97,13 @@ def _hyperrep() -> dict[str, float]:
     import jax.numpy as jnp
 
     from hyperjax import hyperrep
-    from hyperjax.app import presets
-    from hyperjax.config import Config
     from hyperjax.models.cnn import zoo_cnn_spec
 
-    config = presets.small(Config(dataset="digits", num_val=200)).autoencoder
-    spec, rng = zoo_cnn_spec(1, "tanh"), np.random.default_rng(0)
+    config, spec = common.small_autoencoder(), zoo_cnn_spec(1, "tanh")
+    rng = np.random.default_rng(0)
     vectors = rng.standard_normal((_VECTORS, spec.num_params), np.float32)
     trainer = hyperrep.make_trainer(config, spec)
-    stats = jax.tree.map(jnp.asarray, hyperrep.statistics(config, spec, vectors))
+    stats = jax.tree.map(jnp.asarray, hyperrep.statistics(config.data, spec, vectors))
     state = hyperrep.init(trainer, jax.random.key(0))
 
     def steps():

@@ -43,7 +43,7 @@ STAGES = {  # name: what it does, the file it leaves or reads
     "write": ("zoo_file.write of a zoo in memory", "zoo"),
     "fill": ("allocate, one snapshot of all members after another, flush, publish", "zoo"),
     "read all": ("zoo.valid_members: every weight, from the memory map", "zoo"),
-    "load": ("weights_data.load: the five epochs that an autoencoder sees", "zoo"),
+    "load": ("weight_data.load: the five epochs that an autoencoder sees", "zoo"),
 }
 
 WRITES = ("disk write", "write", "fill")
@@ -75,7 +75,7 @@ def prepare(stage: str, path: Path, members: int, snapshots: int) -> Callable[[]
     import jax
 
     from hyperjax import zoo
-    from hyperjax.config import AutoencoderConfig, Config
+    from hyperjax.config import WeightDataConfig
     from hyperjax.hyperrep import weight_data
     from hyperjax.models.cnn import zoo_cnn_spec
     from hyperjax.store import zoo_file
@@ -106,7 +106,7 @@ def prepare(stage: str, path: Path, members: int, snapshots: int) -> Callable[[]
     def load() -> int:
         last = snapshots // 2  # the epochs before and up to it: 21 to 25 of 50, as in the paper
         seen = tuple(range(max(0, last - 4), last + 1))
-        config = Config(autoencoder=AutoencoderConfig(align=False, epochs_seen=seen))
+        config = WeightDataConfig(align=False, epochs_seen=seen)
         parts = zoo.Split(*np.array_split(rows, 3))
         data = weight_data.load(config, zoo_file.read(path), parts, np.zeros(spec.num_params))
         return sum(part.nbytes for part in data[:3])

@@ -2,13 +2,18 @@
 
     python train.py --config=configs/cifar10.py:small --workdir=runs/cifar10
 
-Images are looked for in `--config.data_dir` (default: data). Without `:small` it is the
-paper's zoo: 1,000 members, 50 epochs, batches of 10, with the published hyper-parameters. That
-is work for an accelerator.
+Scales: full (the default), paper, small, smoke. Images are looked for in `--config.data_dir`
+(default: data). `paper` and `full` have the published zoo, 1,000 members with the published
+hyper-parameters; `paper` has the paper's autoencoder as well, `full` ours at its size. Both are
+work for an accelerator, and were not run by us.
+
+`small` was run on small files only: its images were not at hand.
 """
 
-from hyperjax.app import presets
-from hyperjax.config import Config, TrainingConfig, ZooConfig
+import dataclasses
+
+from configs import common
+from hyperjax.config import Config, EvaluationConfig, TrainingConfig, ZooConfig
 
 FULL = Config(
     dataset="cifar10",
@@ -18,10 +23,19 @@ FULL = Config(
         epochs=50,
         activation="gelu",
         init="kaiming_uniform",
-        training=TrainingConfig(learning_rate=1e-4, weight_decay=1e-2),
+        training=TrainingConfig(learning_rate=1e-4, weight_decay=1e-2, batch_size=10),
     ),
+)
+PAPER = dataclasses.replace(FULL, autoencoder=common.PAPER_AUTOENCODER)
+SMALL = Config(
+    dataset="cifar10",
+    num_train=2_000,
+    num_val=500,
+    zoo=common.small_zoo(100, "gelu"),
+    autoencoder=common.SMALL_AUTOENCODER,
+    evaluation=EvaluationConfig(num_samples=40, epochs=(0, 1, 5), pairs=25, unseen_models=15),
 )
 
 
 def get_config(scale: str = "full"):
-    return presets.scaled(FULL, presets.small(FULL), scale)
+    return common.at_scale(scale, {"full": FULL, "paper": PAPER, "small": SMALL})

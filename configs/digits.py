@@ -2,15 +2,29 @@
 
     python train.py --config=configs/digits.py --workdir=runs/digits
 
-A small data set needs its own optimiser settings: with those of the published zoos its members
-would never forget their initial weights, and there would be nothing to learn from them.
+Scales: small (the default), paper, smoke. The paper has no digits: `paper` is its autoencoder on
+this zoo, whose optimiser settings are its own. With those of the published zoos its members would
+never forget their initial weights, and there would be nothing to learn from them.
+
+Expected of `small`, on two cores: 3 minutes; members of 96.7 ± 0.7 % test accuracy, held-out
+members reconstructed at 78.5 ± 7.0 %. `paper` was not run: it is work for an accelerator.
 """
 
-from hyperjax.app import presets
-from hyperjax.config import Config
+import dataclasses
 
-SMALL = presets.small(Config(dataset="digits", num_val=200))
+from configs import common
+from hyperjax.config import Config, EvaluationConfig
+
+SMALL = Config(
+    dataset="digits",
+    num_train=0,
+    num_val=200,
+    zoo=common.small_zoo(200, "tanh"),
+    autoencoder=common.SMALL_AUTOENCODER,
+    evaluation=EvaluationConfig(num_samples=40, epochs=(0, 1, 5), pairs=100, unseen_models=15),
+)
+PAPER = dataclasses.replace(SMALL, autoencoder=common.PAPER_AUTOENCODER)
 
 
 def get_config(scale: str = "small"):
-    return presets.scaled(SMALL, SMALL, scale)
+    return common.at_scale(scale, {"small": SMALL, "paper": PAPER})

@@ -1,3 +1,61 @@
-"""HyperJAX: hyper-representations as generative models of neural network weights."""
+"""HyperJAX: hyper-representations as generative models of neural network weights.
 
-__version__ = "0.1.0"
+    import hyperjax as hj
+
+    run = hj.load("runs/digits")             # a workdir of train.py
+    networks = hj.draw(run, "joint30", n=100)
+
+Every name of `__all__` is imported when it is first used: `import hyperjax` imports no library.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from hyperjax.api import *  # noqa: F403
+
+__version__ = "0.2.0"
+_PUBLIC = (
+    "AutoencoderConfig",
+    "Config",
+    "HyperJaxError",
+    "HyperRep",
+    "Images",
+    "Network",
+    "Run",
+    "TrainingConfig",
+    "WeightSpec",
+    "Zoo",
+    "ZooConfig",
+    "align",
+    "decode",
+    "draw",
+    "encode",
+    "finetune",
+    "fit_hyperrep",
+    "flatten",
+    "load",
+    "load_images",
+    "network",
+    "novelty",
+    "read_zoo",
+    "reconstruct",
+    "samplers",
+    "train_models",
+    "train_zoo",
+    "unflatten",
+    "write_zoo",
+)
+__all__ = [*_PUBLIC]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _PUBLIC:
+        raise AttributeError(f"module 'hyperjax' has no attribute {name!r}")
+    if name == "samplers":
+        return importlib.import_module("hyperjax.samplers")
+    return getattr(importlib.import_module("hyperjax.api"), name)
+
+
+def __dir__() -> list[str]:
+    return [*globals(), *_PUBLIC]

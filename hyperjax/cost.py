@@ -7,7 +7,7 @@ an implementation wastes, are left out. docs/performance.md compares them with t
 import itertools
 import math
 
-from hyperjax.config import AutoencoderConfig
+from hyperjax.config import ArchitectureConfig, AutoencoderConfig
 from hyperjax.models.cnn import IMAGE_SIZE
 from hyperjax.weights import WeightSpec
 
@@ -53,13 +53,13 @@ def zoo_bytes(spec: WeightSpec, members: int, snapshots: int) -> int:
     return 4 * members * snapshots * (spec.num_params + 6)
 
 
-def _block_macs(c: AutoencoderConfig, tokens: int) -> int:
+def _block_macs(c: ArchitectureConfig, tokens: int) -> int:
     return tokens * (4 * c.dim**2 + 2 * c.dim * c.mlp_dim) + 2 * tokens**2 * c.dim
 
 
-def autoencoder_flops(c: AutoencoderConfig, spec: WeightSpec) -> int:
+def autoencoder_flops(config: AutoencoderConfig, spec: WeightSpec) -> int:
     """Operations of one training step: two views of every example, forward and backward."""
-    tokens = spec.num_tokens
+    c, tokens = config.architecture, spec.num_tokens
     embedding = sum(layer.num_neurons * layer.token_size for layer in spec.layers) * c.dim
     pooled = tokens * c.dim if c.compression == "linear" else c.dim
     if c.compression == "token" and c.blocks:  # the last block computes one token of T
@@ -68,17 +68,17 @@ def autoencoder_flops(c: AutoencoderConfig, spec: WeightSpec) -> int:
         trained += 2 * t * c.dim**2 + 2 * c.dim**2 + 2 * c.dim * c.mlp_dim + 2 * t * c.dim
     else:
         trained = embedding + c.blocks * _block_macs(c, tokens)
-    trained += pooled * c.latent * (2 if c.kl else 1)  # the encoder; now the decoder
+    trained += pooled * c.latent * (2 if c.variational else 1)  # the encoder; now the decoder
     trained += c.latent * tokens * c.dim + c.blocks * _block_macs(c, tokens) + embedding
     widths = [c.latent, *[c.projection_hidden] * c.projection_layers]
     widths += [c.projection_dim] if c.projection_layers else []
     trained += sum(a * b for a, b in itertools.pairwise(widths))
     # The fixed path needs no gradient of its weights, and its encoder none of its inputs.
     fixed = spec.num_params * c.latent * c.linear_path
-    return 2 * (2 * c.batch_size) * (3 * trained + 3 * fixed)
+    return 2 * (2 * config.training.batch_size) * (3 * trained + 3 * fixed)
 
 
-def decoding_flops(c: AutoencoderConfig, spec: WeightSpec) -> int:
+def decoding_flops(c: ArchitectureConfig, spec: WeightSpec) -> int:
     """Operations to decode one latent."""
     tokens = spec.num_tokens
     macs = c.latent * tokens * c.dim + c.blocks * _block_macs(c, tokens)
@@ -86,20 +86,21 @@ def decoding_flops(c: AutoencoderConfig, spec: WeightSpec) -> int:
     return 2 * (macs + c.latent * spec.num_params * c.linear_path)
 
 
-def autoencoder_params(c: AutoencoderConfig, spec: WeightSpec) -> int:
+def autoencoder_params(c: ArchitectureConfig, spec: WeightSpec) -> int:
     """Number of weights of the matrix products, biases and norms aside."""
     tokens = spec.num_tokens
     embedding = sum(layer.token_size for layer in spec.layers) * c.dim
     pooled = tokens * c.dim if c.compression == "linear" else c.dim
     blocks = 2 * c.blocks * (4 * c.dim**2 + 2 * c.dim * c.mlp_dim)
-    bottleneck = pooled * c.latent * (2 if c.kl else 1) + c.latent * tokens * c.dim
+    bottleneck = pooled * c.latent * (2 if c.variational else 1) + c.latent * tokens * c.dim
     return 2 * embedding + blocks + bottleneck + 2 * spec.num_params * c.latent * c.linear_path
 
 
-def autoencoder_bytes(c: AutoencoderConfig, spec: WeightSpec, devices: int) -> int:
+def autoencoder_bytes(config: AutoencoderConfig, spec: WeightSpec, devices: int) -> int:
     """Memory of training on each device, roughly: weights, gradients, moments and the best
     weights; activations that the backward pass reads."""
-    tokens, width = spec.num_tokens, 2 if c.dtype == "bfloat16" else 4
+    c, tokens = config.architecture, spec.num_tokens
+    width = 2 if c.dtype == "bfloat16" else 4
     block = tokens * (10 * c.dim + 2 * c.mlp_dim) + 3 * c.heads * tokens**2
-    examples = 2 * math.ceil(c.batch_size / devices)
+    examples = 2 * math.ceil(config.training.batch_size / devices)
     return 5 * 4 * autoencoder_params(c, spec) + examples * 2 * c.blocks * block * width

@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
-from jax.sharding import Sharding
+from jax.sharding import Mesh, NamedSharding, PartitionSpec, Sharding
 
 from hyperjax.errors import HyperJaxError
 
@@ -24,6 +24,13 @@ def agree(value: int) -> int:
     if jax.process_count() == 1:
         return value
     return int(multihost_utils.broadcast_one_to_all(np.int32(value)))
+
+
+def any_of(flag: bool) -> bool:
+    """Whether it is true in some process. All of them must come here."""
+    if jax.process_count() == 1:
+        return flag
+    return bool(multihost_utils.process_allgather(np.int32(flag)).max())
 
 
 def barrier(name: str) -> None:
@@ -40,6 +47,22 @@ def put(tree: Any, sharding: Sharding) -> Any:
         return jax.make_array_from_callback(leaf.shape, sharding, lambda index: leaf[index])
 
     return jax.device_put(tree, sharding) if jax.process_count() == 1 else jax.tree.map(one, tree)
+
+
+def share(tree: Any, mesh: Mesh) -> Any:
+    """Host arrays on every device of a mesh, never to be donated. The virtual devices of one CPU
+    share one copy of each: what begins at a multiple of 64 bytes XLA uses where it is."""
+
+    def aligned(leaf):
+        leaf = np.asarray(leaf)
+        buffer = np.empty(leaf.nbytes + 64, np.uint8)
+        start = -buffer.ctypes.data % 64
+        copy = buffer[start : start + leaf.nbytes].view(leaf.dtype).reshape(leaf.shape)
+        copy[...] = leaf
+        copy.flags.writeable = False
+        return copy
+
+    return put(jax.tree.map(aligned, tree), NamedSharding(mesh, PartitionSpec()))
 
 
 def fetch(tree: Any) -> Any:
@@ -71,7 +94,7 @@ def same_number_of_each(devices: list[Any], batch: int, least: int) -> list[Any]
     ]
     if not counts:
         raise HyperJaxError(
-            f"config field autoencoder.batch_size = {batch} cannot be divided among "
+            f"config field autoencoder.training.batch_size = {batch} cannot be divided among "
             f"{len(groups)} processes; expected a multiple of it"
         )
     return [device for group in groups for device in group[: max(counts)]]

@@ -17,5 +17,14 @@ class Stream(enum.IntEnum):
     EXPERIMENTS = 4  # folded once more, with a number of each experiment's own
 
 
+# Likewise for ever; a new experiment takes a new number.
+_EXPERIMENTS = {"fig3": 3, "fig6": 6, "novelty": 7, "cost": 9, "figD": 11, "vae": 14, "tab4": 44}
+
+
 def root_key(seed: int, stream: Stream) -> Key:
     return jax.random.fold_in(jax.random.key(seed), int(stream))
+
+
+def experiment_key(seed: int, name: str) -> Key:
+    """The key of an experiment's own randomness."""
+    return jax.random.fold_in(root_key(seed, Stream.EXPERIMENTS), _EXPERIMENTS[name])

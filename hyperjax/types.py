@@ -1,7 +1,6 @@
-"""Aliases that name what an array is. No code."""
+"""What arrays are: aliases, and images with what belongs to them."""
 
-from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -9,4 +8,12 @@ import numpy as np
 Array = jax.Array | np.ndarray
 Key = jax.Array  # a typed PRNG key, `jax.random.key(seed)`
 Params = Any  # a linen parameter tree
-Metrics = Mapping[str, Array]
+
+
+class Images(NamedTuple):
+    """One split of an image data set, on the host or on devices, and its normalisation."""
+
+    pixels: Array  # uint8[N, 28, 28, C]
+    labels: Array  # int32[N], in 0..9
+    mean: Array  # float32[C], of pixels / 255
+    std: Array  # float32[C]

@@ -143,6 +143,10 @@ def unflatten(spec: WeightSpec, vectors: Array) -> Params:
 
     Kernels get Flax's axis order: (height, width, in, out) or (in, out). Layers without bias
     get a kernel alone.
+
+    >>> params = hj.unflatten(zoo.spec, zoo.weights[0, -1])
+    >>> params["fc1"]["kernel"].shape, params["fc1"]["bias"].shape
+    ((36, 20), (20,))
     """
     _check_last_axis(spec, vectors)
     params, batch, lead = {}, vectors.shape[:-1], tuple(range(vectors.ndim - 1))
@@ -158,7 +162,11 @@ def unflatten(spec: WeightSpec, vectors: Array) -> Params:
 
 
 def flatten(spec: WeightSpec, params: Params) -> Array:
-    """Inverse of `unflatten`. Raises HyperJaxError if a layer is missing or of another shape."""
+    """Inverse of `unflatten`. Raises HyperJaxError if a layer is missing or of another shape.
+
+    >>> hj.flatten(zoo.spec, hj.unflatten(zoo.spec, zoo.weights)).shape == zoo.weights.shape
+    True
+    """
     blocks = []
     for layer in spec.layers:
         try:

@@ -6,16 +6,25 @@ trained and generated models alike.
 
 import dataclasses
 import math
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from hyperjax.errors import HyperJaxError
+from hyperjax.errors import HyperJaxError, unknown
 from hyperjax.weights import WeightSpec
 
 METRICS = tuple(
     f"{split}_{name}" for split in ("train", "val", "test") for name in ("loss", "accuracy")
 )
+
+
+class Split(NamedTuple):
+    """Rows of a zoo, by member: int64 arrays."""
+
+    train: np.ndarray
+    val: np.ndarray
+    test: np.ndarray
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,6 +38,8 @@ class Zoo:
       members: int64[M]: the members' ids, their seeds.
       metrics: {name: float32[M, E]}; train metrics are running means over an epoch.
       info: data set, hyper-parameters, versions; anything JSON can hold.
+      latents: float32[M, Z], of members that were decoded from them; None: of no others.
+      split: which members train, validate and test; None: nobody has said.
     """
 
     spec: WeightSpec
@@ -37,6 +48,8 @@ class Zoo:
     members: np.ndarray
     metrics: dict[str, np.ndarray]
     info: dict[str, Any] = dataclasses.field(default_factory=dict)
+    latents: np.ndarray | None = None
+    split: Split | None = None
 
     def __post_init__(self):
         shape = (len(self.members), len(self.epochs), self.spec.num_params)
@@ -49,14 +62,63 @@ class Zoo:
                 raise HyperJaxError(
                     f"zoo metric {name!r} has shape {values.shape}, expected {shape[:2]}"
                 )
+        if self.latents is not None and self.latents.shape[:1] != shape[:1]:
+            raise HyperJaxError(
+                f"zoo latents have shape {self.latents.shape}, expected {shape[0]} rows"
+            )
+
+    def select(self, part: Any = None, *, epoch: int | Sequence[int] | None = None) -> "Zoo":
+        """Some members, at some snapshots, in memory.
+
+        Args:
+          part: "train", "val" or "test" of the zoo's split, or rows int[K]; None: all.
+          epoch: of one or more snapshots, in whatever order; None: all.
+
+        Raises HyperJaxError for an epoch without a snapshot, and for a part that is not known.
+
+        >>> zoo.select([0, 1], epoch=3).weights.shape
+        (2, 1, 2464)
+        """
+        rows, split = np.arange(len(self.members)), None
+        if isinstance(part, str):
+            if self.split is None or part not in Split._fields:
+                known = Split._fields if self.split else ("rows: the zoo has no split",)
+                raise unknown("part of a zoo", part, known)
+            rows = getattr(self.split, part)
+        elif part is not None:
+            rows = np.asarray(part)
+        else:
+            split = self.split
+        epochs = self.epochs if epoch is None else np.unique(epoch)
+        columns = snapshot_index(self, epochs)
+        return dataclasses.replace(
+            self,
+            weights=np.asarray(self.weights[rows[:, None], columns[None]]),
+            epochs=np.asarray(self.epochs)[columns],
+            members=np.asarray(self.members)[rows],
+            metrics={
+                name: np.asarray(values[rows[:, None], columns[None]])
+                for name, values in self.metrics.items()
+            },
+            latents=None if self.latents is None else np.asarray(self.latents)[rows],
+            split=split,
+        )
 
 
-class Split(NamedTuple):
-    """Rows of a zoo, by member: int64 arrays."""
+def concatenate(one: Zoo, other: Zoo) -> Zoo:
+    """The members of two zoos of the same spec and epochs, in memory; without metrics or split.
 
-    train: np.ndarray
-    val: np.ndarray
-    test: np.ndarray
+    Raises HyperJaxError if they differ.
+    """
+    if one.spec != other.spec or not np.array_equal(one.epochs, other.epochs):
+        raise HyperJaxError(
+            f"two zoos of one architecture with the same snapshots were expected, got snapshots "
+            f"{one.epochs.tolist()} and {other.epochs.tolist()}, {one.spec.num_params} and "
+            f"{other.spec.num_params} weights"
+        )
+    weights = np.concatenate([one.weights, other.weights])
+    members = np.concatenate([one.members, other.members])
+    return Zoo(one.spec, weights, np.asarray(one.epochs), members, {})
 
 
 def snapshot_index(zoo: Zoo, epochs) -> np.ndarray:
@@ -69,27 +131,30 @@ def snapshot_index(zoo: Zoo, epochs) -> np.ndarray:
     return np.searchsorted(zoo.epochs, epochs)
 
 
-def valid_members(zoo: Zoo, max_abs_weight: float = 0.0) -> np.ndarray:
-    """Which members never diverged, bool[M]: all weights finite and none beyond the threshold.
+def test_accuracy(zoo: Zoo, epoch: int) -> np.ndarray:
+    """Test accuracy float32[M] after an epoch, NaN for members that have diverged, or of which it
+    was not measured."""
+    column = snapshot_index(zoo, [epoch])[0]
+    finite = np.isfinite(zoo.weights[:, column]).all(axis=1)
+    measured = zoo.metrics.get("test_accuracy")
+    return np.where(finite, np.nan if measured is None else measured[:, column], np.nan)
 
-    A threshold of 0 is none.
-    """
-    largest = float(np.finfo(np.float32).max)  # infinite weights are never valid
-    limit = min(max_abs_weight or largest, largest)
-    return np.array([bool(np.all(np.abs(member) <= limit)) for member in zoo.weights])
+
+def valid_members(zoo: Zoo) -> np.ndarray:
+    """Which members never diverged, bool[M]: all weights finite."""
+    return np.array([bool(np.isfinite(member).all()) for member in zoo.weights])
 
 
-def split_members(zoo: Zoo, shares, seed: int, max_abs_weight: float = 0.0) -> Split:
+def split_members(zoo: Zoo, shares, seed: int) -> Split:
     """Split the valid members by model; every part gets at least one.
 
     Depends on the members' ids and the seed, not on their order in memory.
     """
-    rows = np.flatnonzero(valid_members(zoo, max_abs_weight))
+    rows = np.flatnonzero(valid_members(zoo))
     if len(rows) < 3:
         raise HyperJaxError(
             f"the zoo has {len(rows)} usable members of {len(zoo.members)}; a train, validation "
-            "and test split needs at least 3 whose weights are finite and within "
-            f"zoo.max_abs_weight = {max_abs_weight}"
+            "and test split needs at least 3 whose weights are finite"
         )
     rows = rows[np.argsort(zoo.members[rows], kind="stable")]
     rows = np.random.default_rng(seed).permutation(rows)

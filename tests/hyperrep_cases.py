@@ -1,13 +1,21 @@
 """A tiny architecture, models of it, and small autoencoders."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from hyperjax import hyperrep
-from hyperjax.config import AugmentConfig, AutoencoderConfig
+from hyperjax.config import (
+    ArchitectureConfig,
+    AugmentConfig,
+    AutoencoderConfig,
+    OptimizationConfig,
+    WeightDataConfig,
+)
+from hyperjax.hyperrep import HyperRep, training
 from hyperjax.weights import LayerSpec, WeightSpec
 
 SPEC = WeightSpec(
@@ -21,12 +29,28 @@ SPEC = WeightSpec(
 SIZES, DIM = [15, 52, 10], 77
 PLAIN = AugmentConfig(permute=False, mix=0.0, noise=0.0, erase=0.0)
 TINY = AutoencoderConfig(
-    dim=16, heads=2, mlp_dim=24, blocks=1, latent=8, dropout=0.1, projection_layers=1,
-    projection_hidden=6, projection_dim=4, batch_size=32, learning_rate=3e-3, warmup_steps=5,
-    schedule="constant", linear_path=False, augment=AugmentConfig(mix=0.2, noise=0.05, erase=0.5),
+    architecture=ArchitectureConfig(
+        dim=16, heads=2, mlp_dim=24, blocks=1, latent=8, dropout=0.1, linear_path=False,
+        projection_layers=1, projection_hidden=6, projection_dim=4,
+    ),
+    data=WeightDataConfig(augment=AugmentConfig(mix=0.2, noise=0.05, erase=0.5)),
+    training=OptimizationConfig(
+        steps=11, batch_size=32, learning_rate=3e-3, warmup_steps=5, schedule="constant",
+        eval_every=6,
+    ),
 )  # fmt: skip
-EXACT = dataclasses.replace(TINY, dropout=0.0, augment=PLAIN, beta=1.0)
-LINEAR = dataclasses.replace(TINY, linear_path=True)
+
+
+def changed(config, **parts):
+    """A configuration with some fields of its parts replaced: changed(TINY, loss={"beta": 1.0})."""
+    return dataclasses.replace(
+        config,
+        **{name: dataclasses.replace(getattr(config, name), **f) for name, f in parts.items()},
+    )
+
+
+EXACT = changed(TINY, architecture={"dropout": 0.0}, data={"augment": PLAIN}, loss={"beta": 1.0})
+LINEAR = changed(TINY, architecture={"linear_path": True})
 KEY = jax.random.key(0)
 
 
@@ -39,12 +63,22 @@ def make_vectors(count=100):
 
 
 VECTORS = make_vectors()
-STATS = hyperrep.statistics(TINY, SPEC, VECTORS)
+STATS = hyperrep.statistics(TINY.data, SPEC, VECTORS)
 
 
-def trained(count, trainer, data=VECTORS, state=None):
-    state = hyperrep.init(trainer, KEY) if state is None else state
-    return hyperrep.train_steps(trainer, state, data, STATS, jnp.int32(count))
+def placed(trainer):
+    return training.place(trainer, (VECTORS, STATS))
+
+
+def trained(count, trainer, state=None):
+    state = training.init(trainer, KEY) if state is None else state
+    return training.train_steps(trainer, state, *placed(trainer), jnp.int32(count))
+
+
+@functools.cache
+def trained_model():
+    state, _ = trained(50, training.make_trainer(TINY, SPEC))
+    return HyperRep(TINY, SPEC, jax.tree.map(np.asarray, state.params), STATS, VECTORS[0])
 
 
 def assert_trees_equal(ours, theirs, **tolerance):

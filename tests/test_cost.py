@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from hyperjax import cost
-from hyperjax.config import AutoencoderConfig
-from hyperjax.models.autoencoder import make_autoencoder
+from hyperjax.config import ArchitectureConfig, AutoencoderConfig, OptimizationConfig
+from hyperjax.models.autoencoder import Autoencoder
 from hyperjax.models.cnn import zoo_cnn_spec
 
 SPEC = zoo_cnn_spec(1, "tanh")
@@ -27,12 +27,13 @@ def test_zoo_cnn_by_hand():
 @pytest.mark.parametrize("linear_path", [True, False])
 def test_autoencoder_equals_the_count_of_xla(compression, linear_path):
     """XLA also counts elementwise operations; at this size they are a few percent."""
-    c = AutoencoderConfig(
-        dim=128, heads=4, mlp_dim=256, blocks=2, latent=64, dropout=0.0, batch_size=2,
+    c = ArchitectureConfig(
+        dim=128, heads=4, mlp_dim=256, blocks=2, latent=64, dropout=0.0,
         compression=compression, linear_path=linear_path,
         projection_layers=2, projection_hidden=64, projection_dim=16,
     )  # fmt: skip
-    module = make_autoencoder(c, SPEC)
+    config = AutoencoderConfig(architecture=c, training=OptimizationConfig(batch_size=2))
+    module = Autoencoder(c, SPEC)
     vectors = jnp.zeros((4, SPEC.num_params))  # two views of a batch of two
     params = jax.eval_shape(lambda: module.init(jax.random.key(0), vectors, train=False))["params"]
 
@@ -41,7 +42,7 @@ def test_autoencoder_equals_the_count_of_xla(compression, linear_path):
         return sum(jnp.sum(leaf**2) for leaf in outputs[1:])
 
     lowered = jax.jit(jax.grad(loss)).lower(params)
-    assert cost.autoencoder_flops(c, SPEC) == pytest.approx(
+    assert cost.autoencoder_flops(config, SPEC) == pytest.approx(
         lowered.cost_analysis()["flops"], rel=0.06
     )
     weights = sum(leaf.size for leaf in jax.tree.leaves(params))
@@ -51,9 +52,11 @@ def test_autoencoder_equals_the_count_of_xla(compression, linear_path):
 def test_bytes():
     assert cost.zoo_bytes(SPEC, 1000, 51) == pytest.approx(1000 * 51 * 2464 * 4, rel=0.01)
     assert cost.member_bytes(SPEC) == 5 * 2464 * 4
-    base = AutoencoderConfig()
+    base = ArchitectureConfig()
     halves = [
-        cost.autoencoder_bytes(dataclasses.replace(base, dtype=dtype), SPEC, devices)
+        cost.autoencoder_bytes(
+            AutoencoderConfig(architecture=dataclasses.replace(base, dtype=dtype)), SPEC, devices
+        )
         - 20 * cost.autoencoder_params(base, SPEC)
         for dtype, devices in (("float32", 1), ("bfloat16", 1), ("float32", 2))
     ]

@@ -1,4 +1,4 @@
-"""With one process; tests/test_scripts.py runs two."""
+"""With one process; tests/app/test_scripts.py runs two."""
 
 from typing import NamedTuple
 
@@ -58,3 +58,46 @@ def test_put_and_fetch():
     jax.tree.map(np.testing.assert_array_equal, back, tree)
     assert distributed.agree(3) == 3
     assert distributed.is_writer()
+
+
+SHARED = {
+    "pixels": np.arange(2 * 3 * 4, dtype=np.uint8).reshape(2, 3, 4)[:, ::-1],  # not contiguous
+    "labels": np.arange(7, dtype=np.int32),
+    "mean": np.float32(0.25),
+    "count": np.array(5, np.int32),
+    "half": np.arange(6, dtype=np.float16).reshape(3, 2).T,
+    "large": np.random.default_rng(0).normal(size=(129, 65)).astype(np.float32),
+    "flags": np.array([True, False, True]),
+    "nothing": np.zeros((0, 3), np.float32),
+}
+
+
+@pytest.mark.skipif(jax.default_backend() != "cpu", reason="other devices have memory of their own")
+def test_virtual_devices_share_one_buffer():
+    mesh = Mesh(np.asarray(jax.devices()), ("x",))
+    assert mesh.size == 4
+    placed = distributed.share(SHARED, mesh)
+    for name, leaf in placed.items():
+        assert leaf.sharding == NamedSharding(mesh, P())
+        shards = [shard.data for shard in leaf.addressable_shards]
+        assert len(shards) == 4
+        assert all(shard.shape == SHARED[name].shape for shard in shards)
+        if leaf.size:
+            assert len({shard.unsafe_buffer_pointer() for shard in shards}) == 1
+            assert shards[0].unsafe_buffer_pointer() % 64 == 0
+
+
+def test_what_is_shared_keeps_its_values():
+    """Whatever its type, shape and order in memory, and whatever becomes of the original."""
+    originals = {name: np.array(leaf) for name, leaf in SHARED.items()}
+    placed = distributed.share(originals, Mesh(np.asarray(jax.devices()), ("x",)))
+    for leaf in originals.values():
+        leaf[...] = 0
+    for name, leaf in placed.items():
+        assert leaf.dtype == SHARED[name].dtype
+        for shard in leaf.addressable_shards:
+            np.testing.assert_array_equal(shard.data, SHARED[name])
+    fetched = distributed.fetch(placed)
+    jax.tree.map(np.testing.assert_array_equal, fetched, SHARED)
+    doubled = jax.jit(lambda tree: jax.tree.map(lambda x: x + x, tree))(placed)
+    np.testing.assert_array_equal(doubled["large"], 2 * SHARED["large"])

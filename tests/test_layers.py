@@ -19,6 +19,7 @@ FLOORS = (  # a file imports from its own folder or floor, and from those above 
     ("data", "store", "report"),
     ("app",),
     ("paper",),
+    ("api", "commands"),
 )
 CORE = FLOORS[:6]
 HEAVY = (  # slow to import, or of use at the border only: inside functions of the core, if at all
@@ -33,7 +34,10 @@ def place(name: str) -> str:
 
 
 def floor(name: str) -> int:
-    """The floor of a source or of an imported "hyperjax.x.y"; the top for the package itself."""
+    """The floor of a source or of an imported "hyperjax.x.y"; the top for the package itself, which
+    but for its version imports nothing."""
+    if name in ("hyperjax", "hyperjax.__version__"):
+        return 0
     return next((i for i, names in enumerate(FLOORS) if place(name) in names), len(FLOORS))
 
 

@@ -49,5 +49,5 @@ def test_help_does_not_wait_for_jax(script):
 
 def test_what_is_slow_is_imported_where_it_is_needed():
     found = imported("-c", "import hyperjax.app.evaluate")
-    assert "hyperjax.app.train" in found
+    assert "hyperjax.app.run" in found
     assert not found & {"matplotlib", "orbax.checkpoint", "scipy.stats", "sklearn"}

@@ -67,21 +67,18 @@ def test_split_depends_on_ids_and_not_on_rows():
 def test_diverged_members_are_left_out(value):
     zoo = make_zoo()
     zoo.weights[3, 1, 4] = value
-    zoo.weights[11, 2, 0] = 60.0
-    for unlimited in (0.0, float("inf")):
-        valid = zoo_lib.valid_members(zoo, unlimited)
-        np.testing.assert_array_equal(np.flatnonzero(~valid), [3])
-    np.testing.assert_array_equal(np.flatnonzero(~zoo_lib.valid_members(zoo, 50.0)), [3, 11])
-    assert zoo_lib.valid_members(zoo, 60.0)[11]
-    rows = np.concatenate(split_members(zoo, SHARES, 0, max_abs_weight=50.0))
-    assert set(rows) == set(range(20)) - {3, 11}
+    np.testing.assert_array_equal(np.flatnonzero(~zoo_lib.valid_members(zoo)), [3])
+    zoo.weights[11, 2, 0] = 1e30  # large, but a number
+    assert zoo_lib.valid_members(zoo)[11]
+    rows = np.concatenate(split_members(zoo, SHARES, 0))
+    assert set(rows) == set(range(20)) - {3}
 
 
 def test_too_few_usable_members():
     zoo = make_zoo(4)
     assert [len(part) for part in split_members(zoo, SHARES, 0)] == [2, 1, 1]
     zoo.weights[:2] = np.nan
-    with pytest.raises(HyperJaxError, match=r"2 usable members of 4.*zoo\.max_abs_weight"):
+    with pytest.raises(HyperJaxError, match=r"2 usable members of 4; a train.*at least 3 whose"):
         split_members(zoo, SHARES, 0)
 
 
@@ -124,5 +121,87 @@ def test_shapes_are_checked():
         dataclasses.replace(zoo, members=np.arange(19))
     with pytest.raises(HyperJaxError, match=r"metric 'loss' has shape \(20, 2\)"):
         dataclasses.replace(zoo, metrics={"loss": np.zeros((20, 2))})
+    with pytest.raises(HyperJaxError, match=r"zoo latents have shape \(3, 4\), expected 20 rows"):
+        dataclasses.replace(zoo, latents=np.zeros((3, 4)))
     with pytest.raises(HyperJaxError, match="empty"):
         Zoo(SPEC, np.zeros((0, 3, 9)), np.arange(3), np.arange(0), {})
+
+
+# --- parts of a zoo -----------------------------------------------------------------------
+
+
+def split_zoo():
+    zoo = make_zoo()
+    latents = np.arange(40.0, dtype=np.float32).reshape(20, 2)
+    return dataclasses.replace(zoo, latents=latents, split=split_members(zoo, SHARES, 0))
+
+
+@pytest.mark.parametrize("part", ["train", "val", "test"])
+def test_select_by_part_and_epoch(part):
+    zoo = split_zoo()
+    rows = getattr(zoo.split, part)
+    chosen = zoo.select(part, epoch=[0, 10])
+    np.testing.assert_array_equal(chosen.weights, zoo.weights[rows][:, [0, 2]])
+    np.testing.assert_array_equal(chosen.epochs, [0, 10])
+    np.testing.assert_array_equal(chosen.members, 100 + rows)
+    np.testing.assert_array_equal(
+        chosen.metrics["test_accuracy"], zoo.metrics["test_accuracy"][rows][:, [0, 2]]
+    )
+    np.testing.assert_array_equal(chosen.latents, zoo.latents[rows])
+    assert chosen.split is None
+    assert not np.shares_memory(chosen.weights, zoo.weights)
+
+
+def test_epochs_rise_in_whatever_order_they_are_asked_for():
+    zoo = make_zoo()
+    chosen = zoo.select([3, 1], epoch=(10, 0, 10))
+    np.testing.assert_array_equal(chosen.epochs, [0, 10])
+    np.testing.assert_array_equal(chosen.weights, zoo.weights[[3, 1]][:, [0, 2]])
+    last = chosen.select(epoch=10)
+    np.testing.assert_array_equal(last.weights[:, 0], zoo.weights[[3, 1], 2])
+
+
+def test_select_by_rows_or_epoch_alone():
+    zoo = split_zoo()
+    some = zoo.select([7, 2])
+    np.testing.assert_array_equal(some.weights, zoo.weights[[7, 2]])
+    np.testing.assert_array_equal(some.members, [107, 102])
+    assert some.split is None
+    whole = zoo.select(epoch=5)
+    np.testing.assert_array_equal(whole.weights, zoo.weights[:, [1]])
+    assert whole.split is zoo.split
+    assert zoo.select("test").select([0], epoch=0).weights.shape == (1, 1, 9)
+
+
+def test_select_of_what_is_not_there():
+    with pytest.raises(HyperJaxError, match=r"part of a zoo 'valid'; there is: test, train, val"):
+        split_zoo().select("valid")
+    with pytest.raises(HyperJaxError, match=r"'train'.*the zoo has no split"):
+        make_zoo().select("train")
+    with pytest.raises(HyperJaxError, match=r"no snapshot of epochs \[7\]"):
+        split_zoo().select("train", epoch=7)
+
+
+def test_accuracy_after_an_epoch():
+    """NaN for what has diverged by then, or was not measured."""
+    zoo = make_zoo()
+    zoo.weights[4, 1, 0] = np.inf
+    expected = zoo.metrics["test_accuracy"][:, 1].copy()
+    expected[4] = np.nan
+    np.testing.assert_array_equal(zoo_lib.test_accuracy(zoo, 5), expected)
+    np.testing.assert_array_equal(
+        zoo_lib.test_accuracy(zoo, 10), zoo.metrics["test_accuracy"][:, 2]
+    )
+    unmeasured = dataclasses.replace(zoo, metrics={})
+    assert np.isnan(zoo_lib.test_accuracy(unmeasured, 5)).all()
+
+
+def test_concatenation():
+    one, other = make_zoo(3), make_zoo(2)
+    both = zoo_lib.concatenate(one, dataclasses.replace(other, members=np.array([8, 9])))
+    np.testing.assert_array_equal(both.weights, np.concatenate([one.weights, other.weights]))
+    np.testing.assert_array_equal(both.members, [100, 101, 102, 8, 9])
+    np.testing.assert_array_equal(both.epochs, [0, 5, 10])
+    assert (both.spec, both.metrics, both.split) == (SPEC, {}, None)
+    with pytest.raises(HyperJaxError, match=r"snapshots \[0, 5, 10\] and \[0, 5\]"):
+        zoo_lib.concatenate(one, make_zoo(2, epochs=(0, 5)))

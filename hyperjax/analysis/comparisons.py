@@ -1,4 +1,5 @@
-"""Table 1 of the paper: populations at epoch 0 (as decoded) and while they are fine-tuned."""
+"""Populations against each other: as decoded (paper figure 4), and while they are fine-tuned (table
+1). Copies of one network are no sample of a population: they are in no comparison."""
 
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
@@ -8,48 +9,79 @@ import numpy as np
 from hyperjax.analysis import metrics, statistics
 from hyperjax.analysis.statistics import Comparison, Summary
 from hyperjax.population.evaluation import Task
-from hyperjax.zoo import Zoo, snapshot_index
+from hyperjax.symmetry import nearest
+from hyperjax.symmetry.nearest import TrainModels
+from hyperjax.zoo import Zoo, test_accuracy
+
+Pairs = list[tuple[str, str, Comparison]]
 
 
-class Population(NamedTuple):
-    """One row of the table."""
+class Decoded(NamedTuple):
+    """One population before any step of training."""
+
+    accuracy: np.ndarray  # float32[M] on test images; NaN: weights that are not finite
+    summary: Summary
+    disagreement: float  # 0 for copies of one model
+    novelty: float  # 0 for copies of train models, see `nearest.novelty`
+
+
+class AsDecoded(NamedTuple):
+    populations: dict[str, Decoded]
+    scratch: np.ndarray  # float32[M]: B_T
+    scratch_epoch: int  # epochs that B_T was trained
+    comparisons: Pairs  # all pairs with B_T, Holm-corrected
+
+
+class Tuned(NamedTuple):
+    """One population at several epochs of fine-tuning."""
 
     accuracy: dict[int, np.ndarray]  # float32[M] on test images, by epoch; NaN: diverged
     summary: dict[int, Summary]
     disagreement: float  # at the first epoch: 0 for copies of one model
 
 
-class Tab1(NamedTuple):
-    populations: dict[str, Population]
-    comparisons: dict[int, list[tuple[str, str, Comparison]]]  # by epoch, Holm-corrected
+class OverEpochs(NamedTuple):
+    populations: dict[str, Tuned]
+    comparisons: dict[int, Pairs]  # by epoch, Holm-corrected
 
 
-def run(
+def as_decoded(
     populations: Mapping[str, Zoo],
-    epochs: Sequence[int],
+    scratch: Zoo,
+    epoch: int,
+    train: TrainModels,
     task: Task,
     *,
     bootstrap: int,
     seed: int,
-) -> Tab1:
-    """Summarise and compare populations at those of `epochs` that they have.
-
-    Copies of one network (no disagreement at epoch 0) are no sample of a population, and are
-    left out of the comparisons at epoch 0.
-    """
+) -> AsDecoded:
+    """Compare populations at epoch 0, and with models that were trained for `epoch` epochs."""
     rows = {}
     for name, models in populations.items():
-        accuracy = {
-            int(epoch): test_accuracy(models, epoch) for epoch in epochs if epoch in models.epochs
-        }
-        rows[name] = Population(
+        vectors, accuracy = np.asarray(models.weights[:, 0]), test_accuracy(models, 0)
+        far = nearest.novelty(train, vectors)
+        rows[name] = Decoded(
             accuracy=accuracy,
-            summary={
-                epoch: statistics.summarize(values, bootstrap=bootstrap, seed=seed)
-                for epoch, values in accuracy.items()
-            },
-            disagreement=metrics.disagreement(task, np.asarray(models.weights[:, 0])),
+            summary=statistics.summarize(accuracy, bootstrap=bootstrap, seed=seed),
+            disagreement=metrics.disagreement(task, vectors),
+            novelty=float(np.nanmean(far)) if np.isfinite(far).any() else float("nan"),
         )
+    trained = test_accuracy(scratch, epoch)
+    samples = {name: row.accuracy for name, row in rows.items() if row.disagreement > 0}
+    return AsDecoded(rows, trained, epoch, statistics.compare_all({"B_T": trained, **samples}))
+
+
+def over_epochs(
+    populations: Mapping[str, Zoo], epochs: Sequence[int], task: Task, *, bootstrap: int, seed: int
+) -> OverEpochs:
+    """Summarise and compare populations at those of `epochs` that they have."""
+    rows = {
+        name: Tuned(
+            *at_epochs(models, epochs, bootstrap=bootstrap, seed=seed),
+            metrics.disagreement(task, np.asarray(models.weights[:, 0])),
+        )
+        for name, models in populations.items()
+    }
     comparisons = {
         epoch: statistics.compare_all(
             {
@@ -60,11 +92,16 @@ def run(
         )
         for epoch in sorted({epoch for row in rows.values() for epoch in row.accuracy})
     }
-    return Tab1(rows, comparisons)
+    return OverEpochs(rows, comparisons)
 
 
-def test_accuracy(models: Zoo, epoch: int) -> np.ndarray:
-    """Test accuracy float32[M] after an epoch, NaN for members that have diverged."""
-    column = snapshot_index(models, [epoch])[0]
-    finite = np.isfinite(models.weights[:, column]).all(axis=1)
-    return np.where(finite, models.metrics["test_accuracy"][:, column], np.nan)
+def at_epochs(
+    models: Zoo, epochs: Sequence[int], *, bootstrap: int, seed: int
+) -> tuple[dict[int, np.ndarray], dict[int, Summary]]:
+    """Test accuracy, and its summary, at those of `epochs` that a population has."""
+    accuracy = {int(e): test_accuracy(models, e) for e in epochs if e in models.epochs}
+    summary = {
+        epoch: statistics.summarize(values, bootstrap=bootstrap, seed=seed)
+        for epoch, values in accuracy.items()
+    }
+    return accuracy, summary

@@ -1,4 +1,4 @@
-"""Table 3 of the paper: models decoded from the latents of another data set's models."""
+"""Models decoded from the latents of another data set's models (paper table 3)."""
 
 from typing import NamedTuple
 
@@ -6,6 +6,7 @@ import numpy as np
 
 from hyperjax import hyperrep
 from hyperjax.analysis import ensembles
+from hyperjax.analysis.ensembles import Ensembles
 from hyperjax.hyperrep import HyperRep, losses
 from hyperjax.population import evaluation
 from hyperjax.population.evaluation import Task
@@ -25,7 +26,7 @@ class Conditioned(NamedTuple):
     r2: float  # of the reconstructions, 0: no better than the autoencoder's mean
 
 
-def run(
+def condition(
     model: HyperRep,
     unseen: Array,
     own: Array,
@@ -33,7 +34,6 @@ def run(
     *,
     ensemble_size: int,
     draws: int,
-    how: str,
     seed: int,
 ) -> Conditioned:
     """Encode and decode models float32[M, D] of a zoo that the autoencoder never saw.
@@ -43,19 +43,21 @@ def run(
     conditioning at all. `task` is that of the unseen zoo's data set.
     """
     aligned = unseen
-    if model.config.align:
+    if model.config.data.align:
         spec = task.engine.spec  # with the unseen networks' activation, hence their symmetries
-        aligned = alignment.align_trajectories(spec, unseen[:, None], model.reference)[:, 0]
-    decoded = hyperrep.reconstruct(model, aligned)
+        aligned = alignment.align(spec, unseen, np.asarray(model.reference))[0]
+    decoded = hyperrep.reconstruct(model, aligned, aligned=True)
     stats = model.statistics
-    r2 = losses.r_squared(model.spec, decoded, aligned, own.mean(0), stats.layer_std)["all"]
+    r2 = losses.r_squared(model.spec, decoded, aligned, own.mean(0), np.asarray(stats.layer_std))[
+        "all"
+    ]
 
     size = min(ensemble_size, len(unseen), len(own))  # the same of both, which are compared
 
-    def combined(vectors: np.ndarray) -> ensembles.Ensembles:
-        return ensembles.of_population(task, task.test, vectors, (size,), draws, how, seed)
+    def together(vectors: np.ndarray) -> Ensembles:
+        return ensembles.of_population(task, task.test, vectors, (size,), draws, seed)
 
-    mine, theirs = combined(decoded), combined(hyperrep.reconstruct(model, own))
+    mine, theirs = together(decoded), together(hyperrep.reconstruct(model, own, aligned=True))
     return Conditioned(
         original=evaluation.evaluate(task, unseen, task.test).accuracy,
         decoded=mine.single,

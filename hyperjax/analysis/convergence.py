@@ -1,19 +1,17 @@
-"""Figure 6 of the paper: do reconstructed models become their originals while they are
-fine-tuned?"""
+"""Do reconstructed models become their originals while they are fine-tuned? (paper figure 6)"""
 
 from typing import NamedTuple
 
 import jax
 import numpy as np
 
-from hyperjax.analysis.comparisons import test_accuracy
 from hyperjax.types import Array, Key
-from hyperjax.zoo import Zoo
+from hyperjax.zoo import Zoo, test_accuracy
 
 ORIGINAL, RECONSTRUCTED, NOISY = "original", "reconstructed", "original + noise"
 
 
-class Fig6(NamedTuple):
+class Convergence(NamedTuple):
     """Populations of the same M members, by name; E epochs of fine-tuning."""
 
     epochs: np.ndarray  # int32[E]
@@ -30,7 +28,7 @@ def with_noise(vectors: Array, reconstructed: Array, key: Key) -> np.ndarray:
     return vectors + noise * size / np.linalg.norm(noise, axis=1, keepdims=True)
 
 
-def run(populations: dict[str, Zoo]) -> Fig6:
+def compare(populations: dict[str, Zoo]) -> Convergence:
     """Compare populations of the same members, fine-tuned with the same order of images.
 
     `populations` has ORIGINAL, and others whose member i started near original i.
@@ -44,4 +42,4 @@ def run(populations: dict[str, Zoo]) -> Fig6:
             norms = [np.linalg.norm(weights, axis=2) for weights in pairs]
             distance[name] = np.linalg.norm(pairs[0] - pairs[1], axis=2).T
             cosine[name] = (np.sum(pairs[0] * pairs[1], axis=2) / (norms[0] * norms[1])).T
-    return Fig6(np.asarray(original.epochs), accuracy, distance, cosine)
+    return Convergence(np.asarray(original.epochs), accuracy, distance, cosine)

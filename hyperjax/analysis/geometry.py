@@ -1,4 +1,4 @@
-"""Appendix D of the paper: where latents lie, by their norms, angles and pictures in the plane.
+"""Where latents lie, by their norms, angles and pictures in the plane (paper appendix D).
 
 The paper finds that latents fill sections of a shell of a high-dimensional sphere, and that most
 points of the cube are far from them.
@@ -32,7 +32,9 @@ class Expected(NamedTuple):
     cosine_std: float  # of two independent points; the mean is 0
 
 
-class FigD(NamedTuple):
+class Geometry(NamedTuple):
+    """Of latents."""
+
     clouds: dict[str, Cloud]  # the first are the train latents
     expected: dict[str, Expected]
     quality: np.ndarray  # float[T * E], of the train latents
@@ -44,7 +46,7 @@ class FigD(NamedTuple):
 TRAIN = "train members"
 
 
-def run(train: Array, others: Mapping[str, Array], quality: Array, *, seed: int) -> FigD:
+def geometry(train: Array, others: Mapping[str, Array], quality: Array, *, seed: int) -> Geometry:
     """Geometry of latents: of T train members with E snapshots each, float32[T, E, Z], with
     accuracy f[T, E], and of others float32[N, Z].
 
@@ -59,7 +61,7 @@ def run(train: Array, others: Mapping[str, Array], quality: Array, *, seed: int)
     everything |= {name: np.asarray(latents, np.float64) for name, latents in others.items()}
     owners = np.repeat(np.arange(members), snapshots)
     plane = PCA(2, svd_solver="full").fit(flat)
-    return FigD(
+    return Geometry(
         clouds={name: cloud(z, flat, owners if name == TRAIN else None)
                 for name, z in everything.items()},
         expected=expected(flat),

@@ -1,5 +1,6 @@
-"""Figure 3 of the paper: are hyper-representations robust to noise on their latents, and smooth
-along lines between them? With the same lines in weight space as baseline."""
+"""Are hyper-representations robust to noise on their latents, and smooth
+along lines between them? With the same lines in weight space as baseline
+(paper figure 3)."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
@@ -25,14 +26,14 @@ class Robustness(NamedTuple):
     origin: float  # accuracy of the latent that is zero everywhere, decoded
 
 
-class Fig3(NamedTuple):
+class Smoothness(NamedTuple):
     levels: np.ndarray  # float64[levels]: length of the noise, relative to the latent's
     positions: np.ndarray  # float64[points], from 0 to 1 along a line
     robustness: dict[str, Robustness]  # by hyper-representation
     lines: dict[tuple[str, str], np.ndarray]  # (lines, space): accuracy float32[N, points]
 
 
-def run(
+def smoothness(
     hyperreps: Mapping[str, HyperRep],
     members: Mapping[str, Array],
     trajectories: Array | None,
@@ -44,7 +45,7 @@ def run(
     points: int,
     key: Key,
     advance: Callable[[int, str], None] = lambda steps, note: None,
-) -> Fig3:
+) -> Smoothness:
     """Paper section 4.2.1, on test images.
 
     Noise is Gaussian, independent in every dimension, and a member's has an expected squared
@@ -70,11 +71,11 @@ def run(
         ends = {TRAJECTORY: trajectories} | ends
     robustness, lines = {}, {}
     for name, model in hyperreps.items():
-        latents = hyperrep.encode(model, members["heldout"])
+        latents = hyperrep.encode(model, members["heldout"], aligned=True)
         noisy = with_noise(latents, levels, key_noise)
         stacks = {"noise": noisy, "origin": np.zeros_like(latents[:1])}
         stacks |= {part: line(*encoded_ends(model, e), points) for part, e in ends.items()}
-        decoded = {part: _decode(model, stack) for part, stack in stacks.items()}
+        decoded = {part: hyperrep.decode(model, stack) for part, stack in stacks.items()}
         accuracy = _accuracy(task, decoded)
         robustness[name] = Robustness(
             accuracy.pop("noise"),
@@ -87,7 +88,7 @@ def run(
     if straight:
         lines |= {(part, WEIGHTS): a for part, a in _accuracy(task, straight).items()}
     advance(1, WEIGHTS)
-    return Fig3(np.asarray(levels), np.linspace(0, 1, points), robustness, lines)
+    return Smoothness(np.asarray(levels), np.linspace(0, 1, points), robustness, lines)
 
 
 def random_pairs(count: int, pairs: int, rng: np.random.Generator) -> np.ndarray:
@@ -115,7 +116,7 @@ def line(starts: Array, ends: Array, points: int) -> np.ndarray:
 
 def encoded_ends(model: HyperRep, ends: Array) -> tuple[np.ndarray, np.ndarray]:
     """Latents of both ends float32[N, 2, D] of lines."""
-    latents = hyperrep.encode(model, ends.reshape(-1, ends.shape[-1]))
+    latents = hyperrep.encode(model, ends.reshape(-1, ends.shape[-1]), aligned=True)
     return latents[::2], latents[1::2]
 
 
@@ -141,12 +142,6 @@ def fluctuation(accuracy: Array) -> np.ndarray:
     difference of the ends. f[N], 0 for a monotone course, twice the depth for a single dip."""
     changes = np.abs(np.diff(accuracy, axis=1)).sum(axis=1)
     return changes - np.abs(accuracy[:, -1] - accuracy[:, 0])
-
-
-def _decode(model: HyperRep, latents: Array) -> np.ndarray:
-    """Latents f[..., Z] -> weights float32[..., D]."""
-    flat = hyperrep.decode(model, latents.reshape(-1, latents.shape[-1]))
-    return flat.reshape(*latents.shape[:-1], -1)
 
 
 def _accuracy(task: Task, stacks: Mapping[str, Array]) -> dict[str, np.ndarray]:

@@ -1,4 +1,4 @@
-"""How models and populations behave: diversity, ensembles and novelty. Pure JAX.
+"""How models and populations behave: diversity, ensembles, overlap of errors.
 
 Diverged models (logits or weights that are not finite) are for the caller to leave out.
 """
@@ -9,12 +9,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from hyperjax.errors import HyperJaxError, unknown
+from hyperjax.errors import HyperJaxError
 from hyperjax.population import evaluation
 from hyperjax.population.evaluation import Task
 from hyperjax.types import Array
-
-ENSEMBLES = ("softmax", "logits", "vote")
 
 
 @jax.jit
@@ -48,38 +46,18 @@ def disagreement(task: Task, vectors: Array) -> float:
     return float(pairwise_disagreement(evaluation.evaluate(task, finite, task.test).predictions))
 
 
-@functools.partial(jax.jit, static_argnames="how")
-def ensemble_scores(logits: Array, how: str = "softmax") -> Array:
-    """What each model f[M, N, C] contributes to an ensemble: the ensemble of some models predicts
-    the class with the largest sum of their scores f[M, N, C].
-
-    Args:
-      how: "softmax" averages probabilities; "logits" averages logits; "vote" takes the
-        majority of the models' predictions, ties going to the larger mean probability.
-
-    Raises HyperJaxError on another `how`. (The paper does not say which one its figure 5 uses.)
-    """
-    if how not in ENSEMBLES:
-        raise unknown("ensemble", how, ENSEMBLES)
-    if how == "logits":
-        return logits
-    probabilities = jax.nn.softmax(logits)
-    if how == "softmax":
-        return probabilities
-    # All probabilities together stay below one vote: they settle ties only.
-    votes = jax.nn.one_hot(jnp.argmax(logits, axis=-1), logits.shape[-1])
-    return votes + probabilities / (2 * len(logits))
-
-
 @jax.jit
-def ensemble_accuracy(scores: Array, labels: Array, members: Array) -> Array:
-    """Accuracy f32[K] of K ensembles of the models with `ensemble_scores` f[M, N, C].
+def ensemble_accuracy(probabilities: Array, labels: Array, members: Array) -> Array:
+    """Accuracy f32[K] of K ensembles of models with probabilities f[M, N, C].
+
+    An ensemble predicts the class of the largest mean probability. (The paper does not say how
+    those of its figure 5 do.)
 
     `members` bool[K, M] says which models each ensemble has; labels are int[N].
     """
 
     def one(chosen):
-        sums = jnp.tensordot(chosen.astype(scores.dtype), scores, 1)
+        sums = jnp.tensordot(chosen.astype(probabilities.dtype), probabilities, 1)
         return jnp.mean(jnp.argmax(sums, axis=-1) == labels, dtype=jnp.float32)
 
     return jax.lax.map(one, members)
@@ -120,44 +98,6 @@ def error_overlap(
     if exclude_self:
         overlap = jnp.where(jnp.eye(len(overlap), dtype=bool), -jnp.inf, overlap)
     return jnp.max(overlap, axis=1)
-
-
-@functools.partial(jax.jit, static_argnames="exclude_self")
-def nearest_distance(vectors: Array, anchors: Array, *, exclude_self: bool = False) -> Array:
-    """Euclidean distance of each vector f[M, D] to the nearest of the anchors f[T, D], float32[M].
-
-    Sums squared differences, one vector at a time. The shorter way over inner products
-    cancels in float32, and loses just the small distances by which replicas are known.
-
-    Args:
-      exclude_self: the vectors are the anchors: compare each with the others only.
-
-    Raises HyperJaxError if there is nothing to compare with.
-    """
-    _check_references(vectors, anchors, exclude_self)
-
-    def one(item):
-        index, vector = item
-        squares = jnp.sum(jnp.square(anchors - vector[None, :]), axis=1)
-        if exclude_self:
-            squares = squares.at[index].set(jnp.inf)
-        return jnp.sqrt(jnp.min(squares))
-
-    return jax.lax.map(one, (jnp.arange(len(vectors)), jnp.asarray(vectors)))
-
-
-def novelty(vectors: Array, train_vectors: Array) -> float:
-    """Mean distance of models f[M, D] to their nearest train model, in units of the mean distance
-    of train models f[T, D] to their nearest other: 0 replays, 1 is as far as another member.
-
-    Both must be aligned to one reference. Diverged models are left out; NaN if there is nothing
-    to compare.
-    """
-    finite = vectors[np.isfinite(vectors).all(axis=1)]
-    if len(train_vectors) < 2 or not len(finite):
-        return float("nan")
-    among = nearest_distance(train_vectors, train_vectors, exclude_self=True)
-    return float(np.mean(nearest_distance(finite, train_vectors)) / np.mean(among))
 
 
 def _check_references(models: Array, references: Array, exclude_self: bool) -> None:

@@ -57,15 +57,14 @@ class Novelty(NamedTuple):
 
 
 class _Units(NamedTuple):
-    """Train models, and how far they are from each other."""
+    """Train models, and how much their errors overlap."""
 
     models: TrainModels
     predictions: np.ndarray  # uint8[T * E, N]
-    distance: float
     overlap: float
 
 
-def run(
+def audit(
     populations: Mapping[str, Array],
     baselines: Mapping[str, Array],
     train: TrainModels,
@@ -101,7 +100,7 @@ def run(
     for axis in AXES:
         margins[axis] = compare(tested, base, axis, bootstrap=bootstrap, seed=seed)
         edge[axis] = frontier(*points(base.values(), axis).T)
-    return Novelty(tested, base, margins, edge, units.overlap, units.distance)
+    return Novelty(tested, base, margins, edge, units.overlap, train.spacing)
 
 
 def _among_train(train: TrainModels, task: Task) -> _Units:
@@ -109,13 +108,12 @@ def _among_train(train: TrainModels, task: Task) -> _Units:
     members, snapshots, size = train.vectors.shape
     if members < 2:
         raise HyperJaxError(f"novelty compares with {members} train member; expected at least 2")
-    far = nearest.distances(train, train.vectors[:, -1], own=np.arange(members)).member
     predictions = evaluation.evaluate(task, train.vectors.reshape(-1, size), task.test).predictions
     overlaps = metrics.error_overlaps(predictions[snapshots - 1 :: snapshots], predictions,
                                       task.test.labels)  # fmt: skip
     overlaps = np.array(overlaps).reshape(members, members, snapshots).max(axis=2)
     np.fill_diagonal(overlaps, -np.inf)
-    return _Units(train, predictions, float(far.mean()), float(overlaps.max(axis=1).mean()))
+    return _Units(train, predictions, float(overlaps.max(axis=1).mean()))
 
 
 def _spacing(trajectories: Array) -> float:
@@ -141,9 +139,9 @@ def _audit(
         replica = _ratio(nearest.nearest_snapshots(vectors, decoded)[0].min(axis=1), spacing)
     return Audit(
         accuracy=measured.accuracy,
-        weights=_ratio(far.member, units.distance),
+        weights=_ratio(far.member, units.models.spacing),
         behaviour=_ratio(1 - np.asarray(overlap), 1 - units.overlap),
-        mixture=_ratio(far.mixture, units.distance),
+        mixture=_ratio(far.mixture, units.models.spacing),
         replica=replica,
         excluded=excluded,
     )

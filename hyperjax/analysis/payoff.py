@@ -7,8 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from hyperjax.analysis.comparisons import test_accuracy
-from hyperjax.zoo import Zoo
+from hyperjax.zoo import Zoo, test_accuracy
 
 
 class Stage(NamedTuple):
@@ -34,7 +33,7 @@ class Payoff(NamedTuple):
     models: float  # from so many on, sampling has been cheaper in all; infinite: never
 
 
-def run(
+def payoffs(
     populations: Mapping[str, Zoo],
     scratch: Zoo,
     *,
@@ -52,7 +51,7 @@ def run(
       epoch_seconds: of training one model for one epoch.
     """
     trained = mean_accuracy(scratch)
-    payoffs = []
+    found = []
     for name, models in populations.items():
         for epoch, accuracy in mean_accuracy(models).items():
             needed = equal_accuracy(trained, accuracy)
@@ -60,8 +59,8 @@ def run(
             each, other = decode_seconds + epoch * epoch_seconds, epochs * epoch_seconds
             after = break_even(setup_seconds[name], each, other)
             reached = needed is not None
-            payoffs.append(Payoff(name, epoch, accuracy, each, epochs, reached, other, after))
-    return payoffs
+            found.append(Payoff(name, epoch, accuracy, each, epochs, reached, other, after))
+    return found
 
 
 def mean_accuracy(models: Zoo) -> dict[int, float]:

@@ -1,20 +1,12 @@
-"""The paper's appendix E: a variational autoencoder in place of the regularised autoencoder."""
+"""What the latents of a variational autoencoder say of their networks (paper appendix E)."""
 
-from collections.abc import Mapping
 from typing import NamedTuple
 
-import jax
 import numpy as np
 
 from hyperjax import hyperrep
-from hyperjax.analysis import decoded, reconstruction
-from hyperjax.analysis.decoded import Fig4
-from hyperjax.analysis.reconstruction import Fig2
 from hyperjax.hyperrep import HyperRep
-from hyperjax.hyperrep.weight_data import WeightData
-from hyperjax.population.evaluation import Task
-from hyperjax.types import Key
-from hyperjax.zoo import Zoo
+from hyperjax.types import Array, Key
 
 INACTIVE = 0.01  # nats; a latent that says less of its network has collapsed to the prior
 
@@ -29,48 +21,9 @@ class Latents(NamedTuple):
     reconstruction: float
 
 
-class Vae(NamedTuple):
-    reconstructions: Fig2  # of every hyper-representation, by (name, split)
-    latents: dict[tuple[str, str], Latents]  # of those that are VAEs, by (name, split)
-    populations: Fig4  # as decoded
-
-
-def run(
-    hyperreps: Mapping[str, HyperRep],
-    data: WeightData,
-    populations: Mapping[str, Zoo],
-    scratch: Zoo,
-    epoch: int,
-    task: Task,
-    key: Key,
-    *,
-    bootstrap: int,
-    seed: int,
-) -> Vae:
-    """Compare hyper-representations by what they reconstruct, and by populations as decoded.
-
-    `scratch` are models trained from scratch, compared after `epoch` epochs. The key is that of
-    the noise in the bounds; `bootstrap` resamples, by the seed, give the intervals.
-    """
-    latents = {
-        (name, part): _latents(model, members.reshape(-1, members.shape[-1]), part_key)
-        for name, model in hyperreps.items()
-        if model.config.kl
-        for part, members, part_key in zip(
-            ("train", "heldout"), (data.train, data.test), jax.random.split(key), strict=True
-        )
-    }
-    return Vae(
-        reconstruction.run(hyperreps, data, task),
-        latents,
-        decoded.run(
-            populations, scratch, epoch, data.train[:, -1], task, bootstrap=bootstrap, seed=seed
-        ),
-    )
-
-
-def _latents(model: HyperRep, vectors: np.ndarray, key: Key) -> Latents:
-    mean, log_variance = hyperrep.posterior(model, vectors)
+def latents(model: HyperRep, vectors: Array, key: Key) -> Latents:
+    """Of aligned networks float32[N, D]; the key is that of the noise in the bound."""
+    mean, log_variance = hyperrep.posterior(model, vectors, aligned=True)
     bound = hyperrep.bound(model, vectors, key)
     active = bound.nats >= INACTIVE
     # the variance of a mixture: that of its parts' means, and the mean of their variances

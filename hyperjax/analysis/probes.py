@@ -47,7 +47,7 @@ class Probe(NamedTuple):
     predicted: np.ndarray  # float64[M, E]
 
 
-def run(
+def probe(
     features: Mapping[str, Parts],
     targets: Mapping[str, Parts],
     *,
@@ -61,8 +61,8 @@ def run(
     """
     result = {}
     for name, parts in features.items():
-        for target, probe in _probe(parts, targets, bootstrap, seed).items():
-            result[name, target] = probe
+        for target, found in _targets_of(parts, targets, bootstrap, seed).items():
+            result[name, target] = found
         advance(1, name)
     return result
 
@@ -80,7 +80,7 @@ def layer_statistics(spec: WeightSpec, vectors: Array) -> np.ndarray:
     return np.stack(columns, axis=-1)
 
 
-def _probe(
+def _targets_of(
     features: Parts, targets: Mapping[str, Parts], bootstrap: int, seed: int
 ) -> dict[str, Probe]:
     from sklearn.linear_model import Ridge

@@ -1,5 +1,5 @@
-"""Figure 2 of the paper: what reconstruction keeps of weights and of accuracy, with and
-without layer-wise loss normalisation, on members that the autoencoder saw and on others."""
+"""What reconstruction keeps of weights and of accuracy, of members that the autoencoder saw and of
+others (paper figure 2)."""
 
 from collections.abc import Mapping
 from typing import NamedTuple
@@ -25,18 +25,20 @@ class Reconstruction(NamedTuple):
     reconstructed: np.ndarray  # float32[M, D]
 
 
-Fig2 = dict[tuple[str, str], Reconstruction]  # by (hyper-representation, split)
+Reconstructions = dict[tuple[str, str], Reconstruction]  # by (hyper-representation, split)
 
 
-def run(hyperreps: Mapping[str, HyperRep], data: WeightData, task: Task) -> Fig2:
+def reconstructions(
+    hyperreps: Mapping[str, HyperRep], data: WeightData, task: Task
+) -> Reconstructions:
     """Reconstruct train and test members; the test split took no part in any choice."""
     result = {}
     for part, members in (("train", data.train), ("heldout", data.test)):
         original = evaluation.evaluate(task, members[:, -1], task.test).accuracy
         for name, model in hyperreps.items():
             vectors = members.reshape(-1, members.shape[-1])
-            outputs = hyperrep.reconstruct(model, vectors)
-            mean, std = data.train_vectors.mean(0), model.statistics.layer_std
+            outputs = hyperrep.reconstruct(model, vectors, aligned=True)
+            mean, std = data.train_vectors.mean(0), np.asarray(model.statistics.layer_std)
             last = outputs.reshape(members.shape)[:, -1]
             measured = evaluation.evaluate(task, last, task.test)
             result[name, part] = Reconstruction(

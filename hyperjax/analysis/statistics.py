@@ -51,6 +51,7 @@ class Comparison:
     """Two populations, a against b. Positive effects: a is larger. Tests are two-sided.
 
     Attributes:
+      pairs: number of pairs of a value of a and one of b.
       mann_whitney_u: U of a, the pairs in which a is larger, ties counting half.
       mwu_p: its p-value (exact for small samples without ties).
       rank_biserial: 2 * cles - 1, in [-1, 1].
@@ -60,6 +61,7 @@ class Comparison:
       cohens_d: difference of the means in units of the pooled standard deviation (ddof 1).
     """
 
+    pairs: int
     mann_whitney_u: float
     mwu_p: float
     rank_biserial: float
@@ -67,6 +69,17 @@ class Comparison:
     welch_t: float
     welch_p: float
     cohens_d: float
+
+    def flipped(self) -> "Comparison":
+        """b against a."""
+        return dataclasses.replace(
+            self,
+            mann_whitney_u=self.pairs - self.mann_whitney_u,
+            rank_biserial=-self.rank_biserial,
+            cles=1 - self.cles,
+            welch_t=-self.welch_t,
+            cohens_d=-self.cohens_d,
+        )
 
 
 def summarize(values: Array, *, bootstrap: int = 9999, seed: int = 0) -> Summary:
@@ -105,7 +118,7 @@ def compare(a: Array, b: Array) -> Comparison:
     u, mwu_p = _mann_whitney(a, b)
     cles = u / (len(a) * len(b)) if len(a) and len(b) else float("nan")
     t, welch_p, d = _welch(a, b)
-    return Comparison(u, mwu_p, 2 * cles - 1, cles, t, welch_p, d)
+    return Comparison(len(a) * len(b), u, mwu_p, 2 * cles - 1, cles, t, welch_p, d)
 
 
 def compare_all(populations: Mapping[str, Array]) -> list[tuple[str, str, Comparison]]:
@@ -123,6 +136,17 @@ def compare_all(populations: Mapping[str, Array]) -> list[tuple[str, str, Compar
         (name_a, name_b, dataclasses.replace(pair, mwu_p=float(p), welch_p=float(q)))
         for (name_a, name_b, pair), p, q in zip(pairs, mwu, welch, strict=True)
     ]
+
+
+def against(comparisons: Sequence[tuple[str, str, Comparison]], base: str) -> dict[str, Comparison]:
+    """Those of all pairs (`compare_all`) that have `base` in them, as the other against it."""
+    found = {}
+    for a, b, comparison in comparisons:
+        if base == b:
+            found[a] = comparison
+        elif base == a:
+            found[b] = comparison.flipped()
+    return found
 
 
 def holm(p_values: Sequence[float]) -> np.ndarray:

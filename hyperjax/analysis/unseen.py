@@ -1,4 +1,4 @@
-"""Table 4 of the paper: architectures that the hyper-representation has not seen."""
+"""Generated weights in architectures that the hyper-representation has not seen (paper table 4)."""
 
 import dataclasses
 import functools
@@ -9,7 +9,7 @@ import jax
 import numpy as np
 
 from hyperjax.analysis import statistics
-from hyperjax.analysis.comparisons import test_accuracy
+from hyperjax.analysis.comparisons import at_epochs
 from hyperjax.analysis.statistics import Comparison, Summary
 from hyperjax.models import transplant, variants
 from hyperjax.types import Array, Key
@@ -36,7 +36,7 @@ class Pair(NamedTuple):
     comparison: Comparison
 
 
-class Tab4(NamedTuple):
+class Unseen(NamedTuple):
     populations: dict[str, dict[str, Population]]  # by architecture and name
     comparisons: list[Pair]  # Holm-corrected over the whole table
 
@@ -84,13 +84,13 @@ def starts(
     return found
 
 
-def run(
+def compare(
     populations: Mapping[str, Mapping[str, Zoo]],
     epochs: Sequence[int],
     *,
     bootstrap: int,
     seed: int,
-) -> Tab4:
+) -> Unseen:
     """Summarise fine-tuned populations, by architecture and name, at `epochs`.
 
     Each is compared with random initialisation, and with its shuffled weights where these are
@@ -98,7 +98,8 @@ def run(
     """
     rows = {
         architecture: {
-            name: _population(models, epochs, bootstrap, seed) for name, models in members.items()
+            name: Population(*at_epochs(models, epochs, bootstrap=bootstrap, seed=seed))
+            for name, models in members.items()
         }
         for architecture, members in populations.items()
     }
@@ -116,21 +117,12 @@ def run(
         )
         for pair, p, q in zip(pairs, mwu, welch, strict=True)
     ]
-    return Tab4(rows, corrected)
+    return Unseen(rows, corrected)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
 def _random(spec: WeightSpec, init: str, keys: Key) -> Array:
     return jax.vmap(lambda key: variants.init_vector(spec, init, key))(keys)
-
-
-def _population(models: Zoo, epochs: Sequence[int], bootstrap: int, seed: int) -> Population:
-    accuracy = {int(epoch): test_accuracy(models, epoch) for epoch in epochs}
-    summary = {
-        epoch: statistics.summarize(values, bootstrap=bootstrap, seed=seed)
-        for epoch, values in accuracy.items()
-    }
-    return Population(accuracy, summary)
 
 
 def _compare(

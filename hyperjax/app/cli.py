@@ -1,5 +1,8 @@
-"""What the three scripts share: devices, processes, errors, interruption."""
+"""What the commands share: devices, processes, errors, interruption."""
 
+import contextlib
+import importlib
+import importlib.util
 import os
 import sys
 from collections.abc import Callable
@@ -12,6 +15,7 @@ from absl import app, flags, logging
 from hyperjax.errors import HyperJaxError
 
 _LEAST_COMPILE_SECONDS = 0.1  # what compiles faster is hardly faster to load
+_MOST_COMPILED_BYTES = 2**31  # kept; the least recently used go
 _MULTIHOST = flags.DEFINE_bool(
     "multihost",
     False,
@@ -60,6 +64,20 @@ def _keep_compiled(jax: ModuleType) -> None:
         return
     if os.access(folder, os.W_OK):
         jax.config.update("jax_compilation_cache_dir", str(folder))
+        _forget_oldest(folder)
+
+
+def _forget_oldest(folder: Path) -> None:
+    """Remove what was used longest ago, until there is no more than is kept. (JAX can do so too,
+    but then writes no more into a folder where it once has not.)"""
+    total, files = 0, []
+    with contextlib.suppress(OSError):  # another command may remove them too
+        files = [(max(s.st_atime, s.st_mtime), s.st_size, path)
+                 for path in folder.iterdir() for s in [path.stat()]]  # fmt: skip
+    for _, size, path in sorted(files, reverse=True):
+        total += size
+        if total > _MOST_COMPILED_BYTES:
+            path.unlink(missing_ok=True)
 
 
 def join_processes() -> None:
@@ -91,19 +109,23 @@ def join_processes() -> None:
 
 
 def run(task: Callable[[], Any]) -> None:
-    """Run a task; print a mistake of the user's as one message and exit with 2."""
+    """Run a task; print a mistake of the user's as one message and exit with 2, or, where it was
+    told to stop and can go on, with `stop.EXIT_CODE`."""
+    from hyperjax.app import stop
+
     logging.set_verbosity(logging.WARNING)  # Orbax narrates every checkpoint
     try:
         configure_jax()
         if flags.FLAGS.is_parsed() and _MULTIHOST.value:
             join_processes()
+        stop.install()  # after JAX's own
         task()
-    except HyperJaxError as error:
+    except (HyperJaxError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
-    except OSError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+    except stop.Terminated:
+        print("told to stop; the same command goes on from the last checkpoint", file=sys.stderr)
+        sys.exit(stop.EXIT_CODE)
     except KeyboardInterrupt:
         print("interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
         sys.exit(130)
@@ -112,11 +134,31 @@ def run(task: Callable[[], Any]) -> None:
 def parse_flags(argv: list[str]) -> list[str]:
     """absl's parser; a mistake in a configuration is one message too, not a traceback."""
     try:
-        return app.parse_flags_with_usage(argv)
+        return app.parse_flags_with_usage([argv[0], *map(_packaged, argv[1:])])
     except (HyperJaxError, AttributeError, KeyError, TypeError, ValueError, OSError) as error:
         text = error.args[0] if isinstance(error, KeyError) and error.args else error
         print(f"error: {text}", file=sys.stderr)
         sys.exit(2)
+
+
+def _packaged(argument: str) -> str:
+    """`--config=digits:small` for a configuration that comes with the package, where there is no
+    such file."""
+    flag, equals, value = argument.partition("=")
+    name, colon, scale = value.partition(":")
+    if flag.lstrip("-") != "config" or not equals or Path(name).exists():
+        return argument
+    packaged = importlib.util.find_spec("hyperjax.configs")
+    if packaged is None or not name.isidentifier():
+        return argument
+    path = Path(packaged.submodule_search_locations[0]) / f"{name}.py"
+    return f"{flag}={path}{colon}{scale}" if path.is_file() else argument
+
+
+def find_configs() -> None:
+    """Let configurations import `configs.common` where there is no repository around them."""
+    if importlib.util.find_spec("configs") is None:
+        sys.modules["configs"] = importlib.import_module("hyperjax.configs")
 
 
 def refuse_arguments(argv: list[str]) -> None:

@@ -1,12 +1,19 @@
 """What every experiment is given: a trained workdir, and what the user asked for."""
 
+import dataclasses
+import importlib.util
 from pathlib import Path
 from typing import NamedTuple
 
-from hyperjax.app.train import Trained
+from hyperjax import config as config_lib
+from hyperjax.app.run import Run, images_of, load
 from hyperjax.config import Config
-from hyperjax.population.evaluation import Task
-from hyperjax.zoo import Split, Zoo
+from hyperjax.data.images import ImageData
+from hyperjax.errors import HyperJaxError
+from hyperjax.models.cnn import zoo_cnn_spec
+from hyperjax.population.evaluation import Task, make_task
+from hyperjax.population.lockstep import make_engine
+from hyperjax.zoo import Zoo
 
 
 class Target(NamedTuple):
@@ -16,26 +23,69 @@ class Target(NamedTuple):
     config: Config
     fingerprint: str  # of its images
     task: Task
-    models: Zoo | None  # its zoo, where the target is a finished workdir
-    split: Split | None  # of that zoo
+    models: Zoo | None  # its zoo, with its split, where the target is a finished workdir
 
 
 class Context(NamedTuple):
     folder: Path  # the workdir
-    trained: Trained
+    trained: Run
     samplers: tuple[str, ...]
     num_samples: int  # models per population
     targets: tuple[Target, ...] = ()
+    files: tuple[Path, ...] = ()  # populations made elsewhere
 
     @property
     def home(self) -> Target:
         """The workdir's own data set, as a target."""
-        trained = self.trained
-        return Target(
-            trained.config.dataset,
-            trained.config,
-            trained.images.fingerprint,
-            trained.task,
-            trained.zoo,
-            trained.split,
+        run = self.trained
+        return Target(run.config.dataset, run.config, run.images.fingerprint, run.task, run.zoo)
+
+
+def load_target(name: str, trained: Run, data_dir: str = "") -> Target:
+    """The target `name`: a workdir that train.py has finished, or `configs/x.py[:scale]`.
+
+    Raises HyperJaxError if it is neither, or its images have another number of channels.
+    """
+    folder = Path(name)
+    if folder.is_dir():
+        run = load(folder, data_dir=data_dir)
+        models = run.zoo  # first: it may not be there
+        config, images = run.config, run.images
+    else:
+        models, config = None, read_config(name)
+        if data_dir:
+            config = dataclasses.replace(config, data_dir=data_dir)
+        images = images_of(config)
+    _check_channels(name, config, images, trained)
+    engine = make_engine(config.zoo, zoo_cnn_spec(images.channels, config.zoo.activation))
+    task = make_task(engine, images)
+    return Target(config.dataset, config, images.fingerprint, task, models)
+
+
+def _check_channels(name: str, config: Config, images: ImageData, trained: Run) -> None:
+    channels, ours = images.channels, trained.images.channels
+    if channels != ours:
+        raise HyperJaxError(
+            f"--targets={name}: {config.dataset} has {channels} channels, the workdir's "
+            f"{trained.config.dataset} has {ours}; weights do not carry over"
         )
+
+
+def read_config(name: str) -> Config:
+    """The configuration of a file with `get_config`, given what stands after the colon."""
+    path, _, scale = name.partition(":")
+    if not Path(path).is_file():
+        raise HyperJaxError(
+            f"--targets={name}: there is no such workdir or configuration; expected a folder "
+            "that train.py has finished, or a file like configs/mnist.py:small"
+        )
+    spec = importlib.util.spec_from_file_location("hyperjax_target_config", path)
+    if spec is None or spec.loader is None:
+        raise HyperJaxError(f"--targets={name}: {path} is no Python file")
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+        tree = module.get_config(scale) if scale else module.get_config()
+    except (SyntaxError, ImportError, AttributeError, TypeError) as error:
+        raise HyperJaxError(f"--targets={name}: cannot read {path}: {error}") from error
+    return config_lib.from_dict(tree.to_dict())

@@ -1,86 +1,72 @@
 """`evaluate.py`: populations, experiments, and the report."""
 
 import json
-import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 
 from hyperjax import samplers as samplers_lib
 from hyperjax.app import plan, populations
-from hyperjax.app.context import Context
+from hyperjax.app.context import Context, load_target
 from hyperjax.app.progress import console
-from hyperjax.app.targets import load_target
-from hyperjax.app.train import load
+from hyperjax.app.run import VAE, load
 from hyperjax.config import to_dict
 from hyperjax.errors import HyperJaxError, unknown
 from hyperjax.report import page
 from hyperjax.report.page import Section
 from hyperjax.store import files, workdir
 
-PARTS = ("train", "val", "test")
-NEED_TARGETS = ("tab2", "tab3")  # experiments that are about another data set
+
+class Request(NamedTuple):
+    """What the user asked for."""
+
+    experiments: tuple[str, ...] = ()  # empty: all that can be run
+    samplers: tuple[str, ...] = ()  # empty: the configuration's
+    targets: tuple[str, ...] = ()
+    populations: tuple[Path, ...] = ()  # files
+    num_samples: int | None = None  # None: the configuration's
+    data_dir: str = ""
+    overrides: Mapping[str, Any] = {}  # settings of samplers and evaluation, {"a.b": value}
 
 
-def run(
-    folder: Path,
-    registry: ModuleType,
-    experiments: tuple[str, ...] = (),
-    *,
-    samplers: tuple[str, ...] = (),
-    targets: tuple[str, ...] = (),
-    num_samples: int | None = None,
-    data_dir: str = "",
-) -> Path:
-    """Run experiments of a registry (`hyperjax.paper`) and write the report; returns its page."""
-    chosen = _check(registry, experiments, samplers, targets, num_samples)
-    overview = registry.load("overview")  # Matplotlib: a mistake need not wait for it
-
-    trained = load(folder, data_dir)
-    evaluation = trained.config.evaluation
+def run(folder: Path, registry: ModuleType, request: Request) -> Path:
+    """Run experiments of a registry (`hyperjax.paper`) and write them into the report, beside what
+    earlier calls wrote; returns the path of its page."""
+    _check(registry, request)
+    trained = load(folder, data_dir=request.data_dir, overrides=request.overrides)
+    chosen = _chosen(registry, request, tuple(trained.hyperreps))
+    evaluation, count = trained.config.evaluation, request.num_samples
     context = Context(
         folder,
         trained,
-        tuple(samplers) or evaluation.samplers or samplers_lib.names(),
-        evaluation.num_samples if num_samples is None else num_samples,
-        tuple(load_target(target, trained, data_dir) for target in targets),
+        request.samplers or evaluation.samplers or samplers_lib.names(),
+        evaluation.num_samples if count is None else count,
+        tuple(load_target(target, trained, request.data_dir) for target in request.targets),
+        request.populations,
     )
     _check_loaded(context)
-    start = time.monotonic()
-    with workdir.lock(folder):
+    with workdir.lock(folder), workdir.recorded(folder, seed=trained.config.seed) as entry:
         _announce(context, chosen)
         results, sections, failures = _run(context, registry, chosen)
-        run_info = workdir.describe_run(workdir.command_line(), seed=trained.config.seed)
-        seconds = round(time.monotonic() - start, 1)
-        facts = overview.facts(context, run_info, seconds)
-        path = page.write_report(
-            folder / "report",
-            f"HyperJAX on {trained.config.dataset}",
-            facts,
-            [overview.section(context, results), *sections],
-        )
-        about = {"facts": facts, "run": run_info, "config": to_dict(trained.config)}
-        files.atomic_write(folder / "report" / "run.json", json.dumps(about, indent=1).encode())
-        for name in registry.DESCRIPTIONS.keys() - results.keys():  # of an older report
-            files.remove(folder / "report" / f"{name}.json", folder / "report" / name)
-        workdir.add_to_manifest(folder, {**run_info, "seconds": seconds})
+        path = _report(context, registry, sections, failures, entry)
     if "tab1" in results:
         registry.load("tab1").print_summary(results["tab1"])
     console.print(f"report: {path}")
     if failures:
-        raise HyperJaxError("\n".join(["the report lacks what failed:", *failures]))
+        lines = [f"{name}: {error}" for name, error in failures.items()]
+        raise HyperJaxError("\n".join(["the report lacks what failed:", *lines]))
     return path
 
 
 def _run(
     context: Context, registry: ModuleType, chosen: Sequence[str]
-) -> tuple[dict[str, Any], list[Section], list[str]]:
+) -> tuple[dict[str, Any], list[Section], dict[str, Exception]]:
     """Results and sections of the experiments, and what was wrong with those that failed: hours
     of others should not be lost with one."""
-    results, sections, failures = {}, [], []
+    results, sections, failures = {}, [], {}
     for number, name in enumerate(chosen, 1):
         console.print(f"{name} ({number} of {len(chosen)}): {registry.DESCRIPTIONS[name]}")
         try:
@@ -91,10 +77,36 @@ def _run(
             if not isinstance(error, HyperJaxError):  # not foreseen, so where it comes from
                 console.print_exception()
             console.print(f"{name} failed: {error}")
-            failures.append(f"{name}: {error}")
+            failures[name] = error
     if not results:
-        raise HyperJaxError("\n".join(failures))
+        raise HyperJaxError("\n".join(f"{name}: {error}" for name, error in failures.items()))
     return results, sections, failures
+
+
+def _report(
+    context: Context,
+    registry: ModuleType,
+    sections: Sequence[Section],
+    failures: Mapping[str, Exception],
+    run_info: dict[str, Any],
+) -> Path:
+    """Merge the sections into the report; older results of what failed stay, and are marked."""
+    folder, order = context.folder / "report", list(registry.DESCRIPTIONS)
+    when, commit = run_info["time"], run_info["commit"]
+    made = f"Made {when[:16].replace('T', ' ')} UTC by {run_info['command']}"
+    made += f" at commit {commit}" if commit else ""
+    title = f"HyperJAX on {context.trained.config.dataset}"
+    overview = registry.load("overview")
+    facts = overview.facts(context, run_info)
+    page.write_report(folder, title, facts, sections, made=made, order=order)
+    for name, error in failures.items():
+        page.mark_failed(folder, name, f"making it anew failed ({when[:16]}): {error}")
+    together = overview.section(page.overview(folder, order))
+    path = page.write_report(folder, title, facts, [together], order=["overview", *order])
+    about = {"facts": facts, "run": run_info, "config": to_dict(context.trained.config)}
+    for section in sections:  # each with what it was made with
+        files.atomic_write(folder / section.id / "run.json", json.dumps(about, indent=1).encode())
+    return path
 
 
 def _announce(context: Context, chosen: Sequence[str]) -> None:
@@ -105,10 +117,9 @@ def _announce(context: Context, chosen: Sequence[str]) -> None:
     for target, tuned in wanted:
         epochs = target.config.evaluation.epochs
         if tuned and epochs[-1]:
-            images = {part: len(getattr(target.task, part).labels) for part in PARTS}
             stage = plan.population_stage(
-                f"{number} populations on {target.name}", target.task.engine, target.config,
-                images, context.num_samples, epochs[-1], len(epochs),
+                f"{number} populations on {target.name}", target.task.engine, target.config.zoo,
+                target.task.num_images, context.num_samples, epochs[-1], len(epochs),
             )  # fmt: skip
             stages.append(stage._replace(flops=number * stage.flops, disk=number * stage.disk))
     if stages:
@@ -120,31 +131,42 @@ def _announce(context: Context, chosen: Sequence[str]) -> None:
 
 def _check_loaded(context: Context) -> None:
     """Refuse what the workdir and the targets show before any experiment has run."""
+    variational = context.trained.config.autoencoder.architecture.variational
     for name in context.samplers:
-        samplers_lib.check(name, vae=context.trained.config.autoencoder.kl > 0)
+        samplers_lib.check(name, vae=variational)
     datasets = [target.name for target in context.targets]
     for name in datasets:
         if datasets.count(name) > 1:
             raise HyperJaxError(f"--targets: two are {name}; expected each data set once")
+    populations.sources(context)
 
 
-def _check(registry, experiments, samplers, targets, num_samples: int | None) -> tuple[str, ...]:
-    """The experiments to run. Raises HyperJaxError for what can be refused before loading."""
-    for name in experiments:
+def _check(registry: ModuleType, request: Request) -> None:
+    """Raises HyperJaxError for what can be refused before loading."""
+    for name in request.experiments:
         if name not in registry.DESCRIPTIONS:
             raise unknown("experiment", name, registry.DESCRIPTIONS)
-        if name in NEED_TARGETS and not targets:
+        if name in registry.NEED_TARGETS and not request.targets:
             raise HyperJaxError(
                 f"experiment {name} is about another data set: name one by --targets, as a "
                 "finished workdir or a configuration (--targets=configs/mnist.py:small)"
             )
-    for name in samplers:
+    for name in request.samplers:
         samplers_lib.check(name)
-    if num_samples is not None and num_samples < 1:
-        raise HyperJaxError(f"--num_samples={num_samples}: expected at least 1")
-    if experiments:
-        return tuple(dict.fromkeys(experiments))
-    left_out = [name for name in registry.DESCRIPTIONS if name in NEED_TARGETS and not targets]
-    if left_out:
-        console.print(f"without --targets there is no {' and no '.join(left_out)}")
-    return tuple(name for name in registry.DESCRIPTIONS if name not in left_out)
+    for path in request.populations:
+        if not path.is_file():
+            raise HyperJaxError(f"--populations={path}: there is no such file")
+    if request.num_samples is not None and request.num_samples < 1:
+        raise HyperJaxError(f"--num_samples={request.num_samples}: expected at least 1")
+
+
+def _chosen(registry: ModuleType, request: Request, hyperreps: tuple[str, ...]) -> tuple[str, ...]:
+    """The experiments to run; by default all but those that lack something."""
+    if request.experiments:
+        return tuple(dict.fromkeys(request.experiments))
+    lacking = {} if request.targets else dict.fromkeys(registry.NEED_TARGETS, "without --targets")
+    if VAE not in hyperreps:
+        lacking |= dict.fromkeys(registry.NEED_VAE, "without a vae in autoencoder.variants")
+    for name, reason in lacking.items():
+        console.print(f"{reason} there is no {name}")
+    return tuple(name for name in registry.DESCRIPTIONS if name not in lacking)

@@ -10,8 +10,9 @@ from rich.table import Table
 from hyperjax import cost
 from hyperjax.app import machine
 from hyperjax.app.progress import console
-from hyperjax.config import Config
+from hyperjax.config import AutoencoderConfig, ZooConfig
 from hyperjax.errors import HyperJaxError
+from hyperjax.hyperrep.training import used_devices
 from hyperjax.population import Engine
 from hyperjax.population.evaluation import members_per_call
 from hyperjax.weights import WeightSpec
@@ -27,6 +28,7 @@ class Stage(NamedTuple):
     name: str
     flops: float
     memory: float  # bytes on each device
+    devices: int  # of this host that it uses; on a CPU they share its memory
     field: str  # of the configuration, by which `memory` can be reduced
     disk: float  # bytes
 
@@ -34,7 +36,7 @@ class Stage(NamedTuple):
 def population_stage(
     name: str,
     engine: Engine,
-    config: Config,
+    config: ZooConfig,
     images: dict[str, int],
     members: int,
     epochs: int,
@@ -45,26 +47,35 @@ def population_stage(
     `images`: how many of each split.
     """
     spec, devices = engine.spec, engine.mesh.size
-    snapshots = snapshots or len(config.zoo.snapshots) or epochs + 1
+    snapshots = snapshots or len(config.snapshots) or epochs + 1
     work = epochs * images["train"] * cost.training_flops(spec)
     work += snapshots * (images["val"] + images["test"]) * cost.evaluation_flops(spec)
-    together = min(config.zoo.chunk_size or members_per_call(engine, images["train"]), members)
-    each = math.ceil(together / devices)
-    at_once = each if engine.members == "vmap" else 1
-    memory = sum(images.values()) * spec.layers[0].shape[1] * 28 * 28
+    together = min(config.chunk_size or members_per_call(engine, images["train"]), members)
+    each, local = math.ceil(together / devices), len(engine.mesh.local_devices)
+    at_once = each if engine.mapping == "vmap" else 1
+    pixels = sum(images.values()) * spec.layers[0].shape[1] * 28 * 28
+    memory = pixels / (local if _on_cpu() else 1)  # whose devices share one copy
     memory += each * cost.member_bytes(spec)
     memory += at_once * min(engine.micro_batch, images["train"]) * cost.activation_bytes(spec)
     disk = cost.zoo_bytes(spec, members, snapshots) + together * cost.member_bytes(spec)
-    return Stage(name, float(members) * work, memory, "zoo.chunk_size", disk)
+    return Stage(name, float(members) * work, memory, local, "zoo.chunk_size", disk)
 
 
-def autoencoder_stage(name: str, config: Config, spec: WeightSpec, devices: int) -> Stage:
-    """Train one hyper-representation."""
-    c = config.autoencoder
-    samples = config.zoo.split[0] * config.zoo.num_members * len(c.epochs_seen)
-    memory = cost.autoencoder_bytes(c, spec, devices) + 4 * samples * spec.num_params
-    disk = 2 * 4 * 5 * cost.autoencoder_params(c, spec)  # two checkpoints at a time
-    return Stage(name, c.steps * cost.autoencoder_flops(c, spec), memory, "autoencoder", disk)
+def autoencoder_stage(
+    name: str, config: AutoencoderConfig, zoo: ZooConfig, spec: WeightSpec
+) -> Stage:
+    """Train one hyper-representation, on as many devices as it uses."""
+    used = used_devices(config, spec)
+    local = sum(device.process_index == jax.process_index() for device in used)
+    samples = zoo.split[0] * zoo.num_members * len(config.data.epochs_seen)
+    memory = cost.autoencoder_bytes(config, spec, len(used)) + 4 * samples * spec.num_params
+    disk = 2 * 4 * 5 * cost.autoencoder_params(config.architecture, spec)  # two checkpoints
+    work = config.training.steps * cost.autoencoder_flops(config, spec)
+    return Stage(name, work, memory, local, "autoencoder", disk)
+
+
+def _on_cpu() -> bool:
+    return jax.local_devices()[0].platform == "cpu"
 
 
 def announce(stages: list[Stage], folder: Path, devices: list[jax.Device]) -> None:
@@ -91,12 +102,11 @@ def check(stages: list[Stage], folder: Path, memory: int | None, disk: int) -> N
 
     On a CPU all devices share `memory`; a stage's need is then that of all of them.
     """
-    local = jax.local_devices()
-    sharing = len(local) if local[0].platform == "cpu" else 1
     for stage in stages:
-        if memory is not None and sharing * stage.memory > memory:
+        need = stage.memory * (stage.devices if _on_cpu() else 1)
+        if memory is not None and need > memory:
             raise HyperJaxError(
-                f"{stage.name} needs about {_amount(sharing * stage.memory, 'B')} of memory, "
+                f"{stage.name} needs about {_amount(need, 'B')} of memory, "
                 f"{_amount(memory, 'B')} are free; reduce config field {stage.field}, or "
                 "num_train"
             )

@@ -1,8 +1,8 @@
-"""The populations that experiments compare, each made once and kept in the workdir.
+"""The populations that are sampled and compared, each made once and kept in the workdir.
 
 B_T is trained from scratch, B_F are members of the zoo, S_<sampler> are drawn from the main
 hyper-representation and B_<sampler> from its twin without LWLN; the baselines in weight space
-have their own names.
+have their own names, and populations of other files those of the files.
 """
 
 import dataclasses
@@ -16,18 +16,25 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from hyperjax import samplers as samplers_lib
-from hyperjax.app import sample, train_hyperrep, trajectories
+from hyperjax import distributed, samplers
 from hyperjax.app.context import Context, Target
-from hyperjax.app.train_population import Recipe, make_population
-from hyperjax.errors import unknown
+from hyperjax.app.run import NO_LWLN, Run
+from hyperjax.app.train_population import make_population
+from hyperjax.config import to_dict
+from hyperjax.errors import HyperJaxError, unknown
+from hyperjax.hyperrep import decode, encode
+from hyperjax.population import evaluation
 from hyperjax.population.evaluation import Task
+from hyperjax.population.lockstep import Recipe
 from hyperjax.rng import Stream, root_key
-from hyperjax.store import workdir
+from hyperjax.samplers import Sampler
+from hyperjax.store import workdir, zoo_file
 from hyperjax.types import Array
 from hyperjax.zoo import Zoo
 
 _TEST_MEMBERS = 1000
+PARTS = ("train", "val", "test")
+LATENT, TWIN, WEIGHTS, FILE = "latent", "twin", "weights", "file"
 
 
 class Source(NamedTuple):
@@ -35,76 +42,172 @@ class Source(NamedTuple):
 
     sampler: str
     hyperrep: str
+    kind: str  # LATENT, TWIN (latents without LWLN), WEIGHTS, or FILE: made elsewhere
+    path: Path | None = None  # of a FILE
 
 
 def sources(context: Context) -> dict[str, Source]:
     """Every sampler that was asked for on the main hyper-representation (S_...), the weight-space
-    baselines under their own names, and the KDE samplers on the twin without LWLN (B_...)."""
+    baselines under their own names, the KDE samplers on the twin without LWLN (B_...), and the
+    files that were given."""
     trained, names = context.trained, context.samplers
-    spec, main = trained.zoo.spec, train_hyperrep.main_name(trained.config)
-    found = {}
+    main, found = trained.main, {}
     for name in names:
-        space = samplers_lib.get_sampler(name, trained.config.samplers, spec).space
-        found[f"S_{name}" if space == "latent" else name] = Source(name, main)
-    for twin in trained.hyperreps:
-        if twin == train_hyperrep.NO_LWLN != main:
-            for name in ("kde30", "kde_anchor30"):
-                if name in names:
-                    found[f"B_{name}"] = Source(name, twin)
+        space = samplers.get_sampler(name, trained.config.samplers, trained.zoo.spec).space
+        label = f"S_{name}" if space == "latent" else name
+        found[label] = Source(name, main, LATENT if space == "latent" else WEIGHTS)
+    if NO_LWLN in trained.pair and main != NO_LWLN:
+        for name in ("kde30", "kde_anchor30"):
+            if name in names:
+                found[f"B_{name}"] = Source(name, NO_LWLN, TWIN)
+    for path in context.files:
+        if path.stem in found:
+            raise HyperJaxError(f"--populations: two are called {path.stem}; rename a file")
+        found[path.stem] = Source("", "", FILE, path)
     return found
 
 
 def available(context: Context, labels: Sequence[str]) -> list[str]:
-    """Those of `labels` that the request covers, in that order."""
-    return [label for label in labels if label in sources(context)]
-
-
-def drawn(context: Context, label: str) -> Zoo:
-    """The population `label` of `sources` as decoded, measured on all splits: epoch 0 alone."""
+    """Those of `labels` that the request covers, in that order, and all files."""
     known = sources(context)
-    if label not in known:
-        raise unknown("population", label, known)
-    return drawn_from(context, label, known[label])
+    files = [label for label, source in known.items() if source.kind == FILE]
+    return [label for label in labels if label in known] + files
 
 
-def drawn_from(context: Context, label: str, source: Source) -> Zoo:
-    """The same from any source, under a label of its own."""
-    trained, count = context.trained, context.num_samples
-    config = trained.config
-    info = {
-        "kind": "population",
-        "label": label,
-        **source._asdict(),
+def draw(
+    run: Run, sampler: str | Sampler, n: int = 100, *, hyperrep: str = "", seed: int | None = None
+) -> Zoo:
+    """New networks from a sampler that is fitted on the train members of a run.
+
+    Args:
+      run: a finished workdir. Its images are read by samplers that choose by a score alone, which
+        is the accuracy on validation images.
+      sampler: a name (`hyperjax.samplers.names`), or a sampler itself.
+      n: number of networks.
+      hyperrep: by which they are decoded: "lwln", "no_lwln", "vae"; "": the configuration's own.
+      seed: of the draws; None: the configuration's. The same request gives the same networks.
+
+    Returns a population at epoch 0, with its latents (of a sampler of latents), and the request in
+    `info`; it has not been measured.
+
+    >>> drawn = hj.draw(run, "kde30", n=3)
+    >>> drawn.weights.shape, drawn.latents.shape
+    ((3, 1, 2464), (3, 8))
+    """
+    name, settings = hyperrep or run.main, run.config.samplers
+    seed = run.config.seed if seed is None else seed
+    check_request("" if isinstance(sampler, Sampler) else sampler, n, seed)
+    model, start = run.hyperreps[name], time.monotonic()
+    variational = model.config.architecture.variational
+
+    def networks(samples: Array) -> np.ndarray:
+        return np.asarray(samples if in_weights else decode(model, samples), np.float32)
+
+    def score(samples: Array) -> np.ndarray:
+        return evaluation.evaluate(run.task, networks(samples), run.task.val).accuracy
+
+    asked = sampler if isinstance(sampler, str) else "sampler"
+    if isinstance(sampler, str):
+        samplers.check(sampler, vae=variational)
+        sampler = samplers.get_sampler(sampler, settings, model.spec, score)
+    in_weights = sampler.space == "weights"
+    if in_weights:
+        # One snapshot a member: an average of two epochs of one member is no average of two.
+        anchors, quality = run.data.train[:, -1], run.data.quality[:, -1]
+    else:
+        anchors = encode(model, run.data.train_vectors, aligned=True)
+        quality = run.data.quality.reshape(-1)
+    key = jax.random.fold_in(root_key(run.config.seed, Stream.SAMPLES), seed)
+    key_fit, key_sample = jax.random.split(key)
+    state = sampler.fit(key_fit, anchors, quality)
+    samples = np.asarray(sampler.sample(key_sample, state, n), np.float32)
+    vectors, report = networks(samples), sampler.report(state, samples)
+    seconds = round(time.monotonic() - start, 3)
+    return Zoo(
+        spec=model.spec,
+        weights=vectors[:, None],
+        epochs=np.zeros(1, np.int32),
+        members=np.arange(n),
+        metrics={},
+        info=request(run, asked, n, name, seed) | {"report": report, "seconds": seconds},
+        latents=None if in_weights else samples,
+    )
+
+
+def check_request(sampler: str, num_samples: int, seed: int | None) -> None:
+    """What can be refused before anything is loaded."""
+    if sampler:
+        samplers.check(sampler)
+    if num_samples < 1:
+        raise HyperJaxError(f"--num_samples={num_samples}: expected at least 1")
+    if seed is not None and not 0 <= seed < 2**32:
+        raise HyperJaxError(f"--seed={seed}: expected at least 0 and less than 2**32")
+
+
+def request(run: Run, sampler: str, count: int, name: str, seed: int) -> dict[str, Any]:
+    """All that decides what is drawn."""
+    return {
+        "kind": "samples",
+        "sampler": sampler,
+        "settings": to_dict(run.config.samplers),
         "num_samples": count,
-        "seed": config.seed,
-        "samplers": dataclasses.asdict(config.samplers),
-        "fingerprint": trained.images.fingerprint,
-        "decoder": _file_digest(workdir.hyperrep_path(context.folder, source.hyperrep)),
+        "seed": seed,
+        "config_seed": run.config.seed,
+        "hyperrep": name,
+        "decoder": run.hyperreps.info(name)["digest"],
+        "dataset": run.config.dataset,
+        "zoo": run.zoo.info.get("fingerprint"),
     }
-    recipe = Recipe(np.arange(count), np.array([0]), root_key(config.seed, Stream.FINETUNING),
-                    None, info)  # fmt: skip
-    path = _path(context, label, info)
-    if not path.exists():
-        key = jax.random.fold_in(root_key(config.seed, Stream.SAMPLES), config.seed)
-        start = time.monotonic()
-        draw = sample.draw(trained, source.hyperrep, source.sampler, count, key)
-        seconds = round(time.monotonic() - start, 3)
-        workdir.log_metrics(
-            context.folder,
-            {"stage": "sampler", "population": label, "digest": digest(info), "models": count,
-             "seconds": seconds, **workdir.hardware(), "report": draw.report},
-        )  # fmt: skip
-        recipe = recipe._replace(start=draw.vectors)
-    return make_population(path, recipe, config, trained.task, f"population {label}")
 
 
-def record(context: Context, models: Zoo) -> dict[str, Any]:
-    """What was logged when a population was drawn; empty if that log is gone."""
-    wanted = digest(models.info)
-    for entry in reversed(workdir.read_metrics(context.folder, "sampler")):
-        if entry.get("digest") == wanted:
-            return entry
-    return {}
+def sampled(
+    run: Run, sampler: str, count: int, name: str, seed: int, output: Path | None = None
+) -> tuple[Path, Zoo]:
+    """What `draw` draws, measured on all images, in a file that bears the request's digest; read,
+    if it is there."""
+    wanted = json.loads(json.dumps(request(run, sampler, count, name, seed)))
+    file = f"{sampler}-{name}-n{count}-seed{seed}-{digest(wanted)}.safetensors"
+    path = output or run.folder / "samples" / file.replace(":", "-")
+    distributed.barrier("populations are looked for")
+    if path.exists():
+        made = zoo_file.read(path)
+        if {field: made.info.get(field) for field in wanted} == wanted:
+            return path, made
+    drawn = draw(run, sampler, count, hyperrep=name, seed=seed)
+    metrics = {}
+    for part in PARTS:
+        result = evaluation.evaluate(run.task, drawn.weights[:, 0], getattr(run.task, part))
+        metrics[f"{part}_loss"] = result.loss[:, None]
+        metrics[f"{part}_accuracy"] = result.accuracy[:, None]
+    info = drawn.info | {"run": workdir.describe_run(workdir.command_line())}
+    zoo_file.write(path, dataclasses.replace(drawn, metrics=metrics, info=info))
+    distributed.barrier(f"{path} is written")
+    return path, zoo_file.read(path)
+
+
+def drawn(context: Context, label: str, source: Source | None = None) -> Zoo:
+    """The population `label` of `sources` as decoded, measured on all splits: epoch 0 alone; or
+    another under a label of its own."""
+    known, config = sources(context), context.trained.config
+    if source is None and label not in known:
+        raise unknown("population", label, known)
+    source = source or known[label]
+    if source.kind == FILE:
+        return finetuned(context, label, _foreign(context, source.path), context.home, (0,))
+    count = context.num_samples
+    return sampled(context.trained, source.sampler, count, source.hyperrep, config.seed)[1]
+
+
+def _foreign(context: Context, path: Path) -> np.ndarray:
+    """The last snapshots of a population that was made elsewhere, float32[M, D]."""
+    models, spec = zoo_file.read(path), context.trained.zoo.spec
+    if models.spec != spec:
+        raise HyperJaxError(
+            f"--populations={path}: {models.spec.num_params} weights and activation "
+            f"{models.spec.activation}; expected {spec.num_params} and {spec.activation}, as the "
+            "zoo has"
+        )
+    return np.asarray(models.weights[:, -1])
 
 
 def finetuned(
@@ -144,10 +247,10 @@ def finetuned(
         start=start,
         info=info,
     )
-    return make_population(
-        _path(context, f"{label}-{target.name}", info), recipe, config, task or target.task,
-        f"{label} on {target.name}",
-    )  # fmt: skip
+    file = f"{label}-{target.name}-{digest(info)}.safetensors".replace(":", "-")
+    title = f"{label} on {target.name}"
+    path = context.folder / "populations" / file
+    return make_population(path, recipe, config, task or target.task, title)
 
 
 def generated(context: Context, label: str) -> Zoo:
@@ -167,18 +270,10 @@ def from_scratch(context: Context, target: Target | None = None) -> Zoo:
     """
     target = target or context.home
     if target.models is None:
-        last = target.config.autoencoder.epochs_seen[-1]
+        last = target.config.autoencoder.data.epochs_seen[-1]
         epochs = sorted({*target.config.evaluation.epochs, last})
         return finetuned(context, "B_T", None, target, epochs)
-    rows, models = target.split.test[:_TEST_MEMBERS], target.models
-    return Zoo(
-        spec=models.spec,
-        weights=models.weights[rows],
-        epochs=np.asarray(models.epochs),
-        members=np.asarray(models.members[rows]),
-        metrics={name: np.asarray(values[rows]) for name, values in models.metrics.items()},
-        info={"kind": "B_T"},
-    )
+    return target.models.select(target.models.split.test[:_TEST_MEMBERS])
 
 
 def pretrained(context: Context) -> np.ndarray:
@@ -188,21 +283,10 @@ def pretrained(context: Context) -> np.ndarray:
     Not aligned: a target's networks may have another activation, with other symmetries.
     """
     trained = context.trained
-    rows, last = trained.split.train[: context.num_samples], trained.config.autoencoder.epochs_seen
-    return trajectories.raw(trained, rows, last[-1:])[:, 0]
-
-
-def _path(context: Context, label: str, info: dict[str, Any]) -> Path:
-    """Other settings, another file."""
-    name = f"{label.replace(':', '-')}-{digest(info)}.safetensors"
-    return context.folder / "populations" / name
+    last = trained.config.autoencoder.data.epochs_seen[-1:]
+    return trained.trajectories(trained.split.train[: context.num_samples], last)[:, 0]
 
 
 def digest(info: dict[str, Any]) -> str:
     """Of what a population was made from."""
     return hashlib.sha256(json.dumps(info, sort_keys=True).encode()).hexdigest()[:8]
-
-
-def _file_digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()[:16]

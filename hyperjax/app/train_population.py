@@ -2,63 +2,24 @@
 
 import json
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-import jax.numpy as jnp
 import numpy as np
 
-from hyperjax import distributed, population, zoo
-from hyperjax.app import progress
-from hyperjax.config import Config
-from hyperjax.data.images import ImageData
+from hyperjax import distributed, zoo
+from hyperjax.app import progress, stop
+from hyperjax.config import Config, ZooConfig, build, to_dict
 from hyperjax.errors import HyperJaxError
-from hyperjax.population import Engine, Members
+from hyperjax.population import lockstep, padded
 from hyperjax.population.evaluation import Task, members_per_call
+from hyperjax.population.lockstep import Recipe, Snapshot
 from hyperjax.store import checkpoint, files, zoo_file
-from hyperjax.types import Array, Key
 from hyperjax.weights import WeightSpec
 from hyperjax.zoo import Zoo
 
-
-class Snapshot(NamedTuple):
-    """A population after an epoch, still on the devices."""
-
-    epoch: int
-    step: int  # epochs done; 1 if nothing but the initial weights is wanted
-    vectors: Array | None  # float32[M, D]; None: an epoch that the zoo does not keep
-    metrics: Mapping[str, Array]  # float32[M] each
-
-
-class Recipe(NamedTuple):
-    """How a population comes about."""
-
-    members: np.ndarray  # int64[M]: ids
-    epochs: np.ndarray  # int32[E]: snapshots, the last one is the end of training
-    key: Key  # root of all members' randomness
-    start: Array | None  # float32[M, D]: initial weights; None: initialise by the key
-    info: dict[str, Any]
-
-
-def make_engine(config: Config, spec: WeightSpec, **architecture: Any) -> Engine:
-    """Engine for zoo CNNs of `spec`, or another `model` and `draw` of its initial weights."""
-    return population.make_engine(
-        spec,
-        config.zoo.training,
-        init=config.zoo.init,
-        conv=config.zoo.conv,
-        members=config.zoo.members,
-        **architecture,
-    )
-
-
-def make_task(engine: Engine, data: ImageData) -> Task:
-    splits = (
-        population.place_images(engine, split.images, split.labels, data.mean, data.std)
-        for split in (data.train, data.val, data.test)
-    )
-    return Task(engine, *splits)
+HOW = ("conv", "mapping", "chunk_size", "split")  # fields of ZooConfig that are no part of a zoo
 
 
 def make_population(path: Path, recipe: Recipe, config: Config, task: Task, title: str) -> Zoo:
@@ -80,40 +41,45 @@ def make_population(path: Path, recipe: Recipe, config: Config, task: Task, titl
     return made
 
 
+def content(config: ZooConfig) -> dict[str, Any]:
+    """What a zoo's weights depend on."""
+    return {name: value for name, value in to_dict(config).items() if name not in HOW}
+
+
 def _train(
     path: Path, all_checkpoints: Path, recipe: Recipe, config: Config, task: Task, title: str
 ) -> None:
     size = config.zoo.chunk_size or members_per_call(task.engine, len(task.train.labels))
-    size = population.padded(task.engine, min(size, len(recipe.members)))
+    size = padded(task.engine, min(size, len(recipe.members)))
     # A checkpoint belongs to one way of cutting the population into chunks.
     partial, checkpoints = path.with_suffix(".partial"), all_checkpoints / str(size)
     target, done = _resume(partial, checkpoints, recipe, task.engine.spec)
     chunks = np.split(np.arange(len(recipe.members)), range(size, len(recipe.members), size))
     steps = max(int(recipe.epochs[-1]), 1)  # of a chunk
-    with progress.bar(title, len(chunks) * steps, done) as advance:
+    with progress.bar(title, len(chunks) * steps, done) as advance, stop.deferred():
         saved = time.monotonic()
         for number, rows in enumerate(chunks):
             first = number * steps
             if done >= first + steps:
                 continue
-            resume_from = (checkpoints, done) if done > first else None
+            begin, hyper = lockstep.start(task, recipe, config.zoo.training, rows, size)
+            if done > first:
+                begin = checkpoint.restore(checkpoints, done, begin)
             waiting: list[Snapshot] = []  # at most one, of which the devices may not be done
-            for state, snapshot in train_chunk(
-                rows, size, recipe, config, task, resume_from, first
-            ):
+            for state, snapshot in lockstep.train(task, recipe, begin, hyper, max(done - first, 0)):
                 # Writing lags an epoch behind: the devices work while it waits for them.
                 _write(target, rows, waiting, advance)
                 waiting = [snapshot]
-                late = distributed.agree(time.monotonic() - saved >= config.checkpoint_seconds)
-                if (late and snapshot.step) or (
-                    snapshot.step == steps and number + 1 < len(chunks)
-                ):
+                due = time.monotonic() - saved >= config.checkpoint_seconds
+                whole = snapshot.step == steps and number + 1 < len(chunks)
+                if snapshot.step and (stop.requested(due) or whole):
                     _write(target, rows, waiting, advance)
                     waiting = []
                     if target is not None:
                         zoo_file.flush(target)
                     checkpoint.save(checkpoints, first + snapshot.step, state)
                     saved = time.monotonic()
+                    stop.leave()
             _write(target, rows, waiting, advance)
     if target is not None:
         zoo_file.flush(target)
@@ -123,10 +89,18 @@ def _train(
 def _is_of(models: Zoo, recipe: Recipe, spec: WeightSpec) -> bool:
     return (
         models.spec == spec
-        and models.info == recipe.info
+        and _comparable(models.info) == _comparable(recipe.info)
         and np.array_equal(models.members, recipe.members)
         and np.array_equal(models.epochs, recipe.epochs)
     )
+
+
+def _comparable(info: dict[str, Any]) -> dict[str, Any]:
+    """A file's info with all fields of a zoo's configuration: those that an older version did not
+    have yet, and that hence say nothing, with their defaults."""
+    if "zoo" not in info:
+        return info
+    return info | {"zoo": content(build(ZooConfig, info["zoo"], "zoo."))}
 
 
 def _resume(
@@ -146,55 +120,6 @@ def _resume(
             target = zoo_file.allocate(partial, spec, recipe.members, recipe.epochs, recipe.info)
             done = 0
     return target, distributed.agree(done or 0)
-
-
-def train_chunk(
-    rows: np.ndarray,
-    size: int,
-    recipe: Recipe,
-    config: Config,
-    task: Task,
-    resume_from: tuple[Path, int] | None,
-    first: int,
-) -> Iterator[tuple[Members, Snapshot]]:
-    """Train `rows` of the population, padded to `size`, yielding after every epoch.
-
-    The state of an epoch is gone once the next one is asked for; snapshots stay. `first` is
-    the step at which this chunk begins.
-    """
-    engine, last = task.engine, int(recipe.epochs[-1])
-    hyper = population.hyper(recipe.members[rows], config.zoo.training)
-    hyper = population.place_members(engine, hyper, size)
-    if recipe.start is None:
-        state = population.init(engine, recipe.key, hyper)
-    else:
-        vectors = population.place_members(engine, recipe.start[rows], size)
-        state = population.start(engine, vectors, hyper)
-    done = 0
-    if resume_from is not None:
-        state, done = checkpoint.restore(*resume_from, state), resume_from[1] - first
-    elif 0 in recipe.epochs:
-        train = population.evaluate(engine, state.vectors, task.train)
-        yield state, measure(task, state, 0, int(last == 0), train._asdict())
-    for epoch in range(done + 1, last + 1):
-        state, running = population.train_epoch(
-            engine, state, hyper, task.train, recipe.key, jnp.int32(epoch)
-        )
-        if epoch in recipe.epochs:
-            yield state, measure(task, state, epoch, epoch, running)
-        else:
-            yield state, Snapshot(epoch, epoch, None, running)
-
-
-def measure(
-    task: Task, state: Members, epoch: int, step: int, train: Mapping[str, Array]
-) -> Snapshot:
-    """Start measuring the population after an epoch; nothing waits for the result."""
-    metrics = {f"train_{name}": train[name] for name in ("loss", "accuracy")}
-    for part in ("val", "test"):
-        result = population.evaluate(task.engine, state.vectors, getattr(task, part))
-        metrics |= {f"{part}_loss": result.loss, f"{part}_accuracy": result.accuracy}
-    return Snapshot(epoch, step, jnp.copy(state.vectors), metrics)
 
 
 def _write(

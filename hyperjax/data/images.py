@@ -16,6 +16,7 @@ import numpy as np
 
 from hyperjax.data import image_files
 from hyperjax.errors import HyperJaxError, unknown
+from hyperjax.types import Images
 
 SIZE = 28  # height and width of every image that leaves this module
 _DIGITS_TEST_PER_CLASS = 45
@@ -23,72 +24,51 @@ _CHUNK = 64  # images transformed at a time, few enough to stay in cache
 
 
 @dataclass(frozen=True)
-class Split:
-    """One split: images uint8[N, 28, 28, C], labels int32[N] in 0..9."""
-
-    images: np.ndarray
-    labels: np.ndarray
-
-
-@dataclass(frozen=True)
 class ImageData:
-    """A data set. `mean` and `std` are per channel and apply to images / 255."""
+    """A data set in three splits, with the normalisation of its zoo."""
 
     name: str
-    train: Split
-    val: Split
-    test: Split
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
+    train: Images
+    val: Images
+    test: Images
     source: str  # where it came from: "scikit-learn", "idx", "tfds 3.0.1", ...
     fingerprint: str  # of all images and labels, saved with results
+
+    @property
+    def channels(self) -> int:
+        return self.train.pixels.shape[-1]
+
+    @property
+    def num_images(self) -> dict[str, int]:
+        """Of each split."""
+        parts = {"train": self.train, "val": self.val, "test": self.test}
+        return {name: len(part.labels) for name, part in parts.items()}
 
 
 def _identity(images: np.ndarray) -> np.ndarray:
     return images
 
 
-def resize_weights(size_in: int, size_out: int) -> np.ndarray:
-    """Antialiased bilinear resizing of one axis as a matrix float64[size_out, size_in].
-
-    The triangle filter of Pillow (and so of torchvision on PIL images), half-pixel centres,
-    widened by the scale when shrinking. Weights are whole numbers in units of 2**-22, as
-    Pillow's are.
-    """
-    scale = size_in / size_out
-    centres = (np.arange(size_out) + 0.5) * scale
-    distance = np.abs(np.arange(size_in)[None, :] + 0.5 - centres[:, None]) / max(scale, 1.0)
-    weights = np.maximum(1.0 - distance, 0.0)
-    weights /= weights.sum(axis=1, keepdims=True)
-    return np.floor(weights * 2**22 + 0.5)
-
-
 def resize(images: np.ndarray, size: int = SIZE) -> np.ndarray:
-    """Antialiased bilinear resizing, uint8[N, H, W, C] -> uint8[N, size, size, C].
+    """Antialiased bilinear resizing, uint8[N, H, W, C] -> uint8[N, size, size, C], by Pillow, as
+    torchvision does it for the published zoos."""
+    from PIL import Image
 
-    To the bit what Pillow makes of square images; of others it may sum columns first.
-    """
-    count, height, width, depth = images.shape
-
-    def rounded(sums):  # whole numbers below 2**53, so that every step is exact
-        return np.floor(sums * 2.0**-22 + 0.5)
-
-    # along rows first and rounded in between, as in Pillow
-    planes = images.transpose(0, 3, 1, 2).reshape(-1, width).astype(np.float64)
-    planes = rounded(planes @ resize_weights(width, size).T)
-    planes = rounded(resize_weights(height, size) @ planes.reshape(count, depth, height, size))
-    return np.ascontiguousarray(planes.transpose(0, 2, 3, 1), np.uint8)
+    planes = images[..., 0] if images.shape[-1] == 1 else images
+    resized = [Image.fromarray(x).resize((size, size), Image.Resampling.BILINEAR) for x in planes]
+    return np.stack([np.asarray(x) for x in resized]).reshape(len(images), size, size, -1)
 
 
 def grey_crop(images: np.ndarray) -> np.ndarray:
-    """ITU-R 601 luma with Pillow's rounding, then the central 28x28 pixels.
+    """ITU-R 601 luma (Pillow's), then the central 28x28 pixels.
 
     uint8[N, H, W, 3] -> uint8[N, 28, 28, 1].
     """
-    red, green, blue = np.moveaxis(images.astype(np.uint32), -1, 0)
-    luma = (19595 * red + 38470 * green + 7471 * blue + 0x8000) >> 16
+    from PIL import Image
+
+    luma = np.stack([np.asarray(Image.fromarray(image).convert("L")) for image in images])
     top, left = ((side - SIZE) // 2 for side in luma.shape[1:])
-    return luma[:, top : top + SIZE, left : left + SIZE, None].astype(np.uint8)
+    return luma[:, top : top + SIZE, left : left + SIZE, None]
 
 
 @dataclass(frozen=True)
@@ -108,11 +88,6 @@ class DatasetInfo:
     url: str = ""
     first_labels: tuple[int, ...] = ()  # of the training file; tells MNIST and Fashion-MNIST apart
     tfds: str = ""  # name in tensorflow-datasets
-
-    @property
-    def channels(self) -> int:
-        """Channels of the 28x28 images."""
-        return len(self.mean)
 
 
 def _idx_info(name: str, folders: tuple[str, ...], **kwargs) -> DatasetInfo:
@@ -206,13 +181,17 @@ def load_images(
 
     Raises HyperJaxError if the data set is unknown, absent or damaged, or has fewer images
     than are asked for.
+
+    >>> digits = hj.load_images("digits", "", seed=0, num_val=200)
+    >>> digits.train.pixels.shape, digits.test.labels.shape
+    ((1147, 28, 28, 1), (450,))
     """
     info = dataset_info(name)
     if name == "digits":
         train, test, source = *load_digits(), "scikit-learn"
     else:
         train, test, source = _load_files(name, info, Path(os.path.expanduser(data_dir)))
-    order = np.random.default_rng(seed).permutation(len(train.images))
+    order = np.random.default_rng(seed).permutation(len(train[0]))
     left = len(order) - num_val
     if num_val < 0 or left < 1:
         raise HyperJaxError(
@@ -224,23 +203,23 @@ def load_images(
             f"num_val = {num_val} leaves {left}"
         )
     chosen = order[:num_val], order[num_val : num_val + (num_train or left)]
-    val, train = (Split(train.images[rows], train.labels[rows]) for rows in chosen)
-    return ImageData(
-        name, train, val, test, info.mean, info.std, source, fingerprint(train, val, test)
-    )
+    parts = [*([part[rows] for part in train] for rows in chosen), test]
+    mean, std = np.float32(info.mean), np.float32(info.std)
+    val, train, test = (Images(pixels, labels, mean, std) for pixels, labels in parts)
+    return ImageData(name, train, val, test, source, fingerprint(train, val, test))
 
 
-def fingerprint(*splits: Split) -> str:
+def fingerprint(*splits: Images) -> str:
     """16 hexadecimal digits of the SHA-256 of shapes, images and labels."""
     digest = hashlib.sha256()
     for split in splits:
-        for array in (split.images, split.labels):
+        for array in (split.pixels, split.labels):
             digest.update(f"{array.dtype.str}{array.shape}".encode())
             digest.update(np.ascontiguousarray(array))
     return digest.hexdigest()[:16]
 
 
-def load_digits() -> tuple[Split, Split]:
+def load_digits() -> tuple[image_files.Raw, image_files.Raw]:
     """The 1,797 digits of scikit-learn: 1,347 for training, 450 for testing.
 
     They become MNIST-like: 8x8 counts of 0..16 are stretched to 0..255, resized
@@ -263,16 +242,18 @@ def load_digits() -> tuple[Split, Split]:
     is_test[np.concatenate([rows[:_DIGITS_TEST_PER_CLASS] for rows in of_class])] = True
     images = resize(np.rint(counts[..., None] * (255 / 16)).astype(np.uint8), 20)
     images = np.pad(images, ((0, 0), (4, 4), (4, 4), (0, 0)))
-    return Split(images[~is_test], labels[~is_test]), Split(images[is_test], labels[is_test])
+    return (images[~is_test], labels[~is_test]), (images[is_test], labels[is_test])
 
 
-def _load_files(name: str, info: DatasetInfo, data_dir: Path) -> tuple[Split, Split, str]:
+def _load_files(
+    name: str, info: DatasetInfo, data_dir: Path
+) -> tuple[image_files.Raw, image_files.Raw, str]:
     """Training split, test split and source, from original or from prepared files."""
     paths = _find_original(info, data_dir)
     if paths is not None:
         cut = len(info.train_files)
         train, test = (_finish(info, info.reader(p), p[0]) for p in (paths[:cut], paths[cut:]))
-        first = tuple(train.labels[:10].tolist())
+        first = tuple(train[1][:10].tolist())
         for other in DATASETS:
             if other != name and first == DATASETS[other].first_labels:
                 where = paths[0].parent
@@ -287,7 +268,7 @@ def _load_files(name: str, info: DatasetInfo, data_dir: Path) -> tuple[Split, Sp
     return train, test, f"tfds {folder.name}"
 
 
-def _finish(info: DatasetInfo, raw: image_files.Raw, path: Path) -> Split:
+def _finish(info: DatasetInfo, raw: image_files.Raw, path: Path) -> image_files.Raw:
     """Bring raw images to 28x28."""
     images, labels = raw
     if images.shape[1:] != info.raw_shape:
@@ -295,7 +276,7 @@ def _finish(info: DatasetInfo, raw: image_files.Raw, path: Path) -> Split:
             f"{path}: images of shape {images.shape[1:]}, expected {info.raw_shape}"
         )
     parts = [info.transform(images[i : i + _CHUNK]) for i in range(0, len(images), _CHUNK)]
-    return Split(np.concatenate(parts), labels)
+    return np.concatenate(parts), labels
 
 
 def _find_original(info: DatasetInfo, data_dir: Path) -> list[Path] | None:

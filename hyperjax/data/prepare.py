@@ -1,7 +1,7 @@
 """Download an image data set once and prepare it with tensorflow-datasets.
 
 The only command of this package that downloads anything, and the only one that needs
-TensorFlow: pip install 'hyperjax[prepare]'. What it writes is read without either.
+TensorFlow: pip install -e '.[prepare]', in the repository. What it writes is read without either.
 """
 
 import argparse
@@ -34,7 +34,7 @@ def prepare(name: str, data_dir: str | Path) -> Path:
         )
     if any(importlib.util.find_spec(m) is None for m in ("tensorflow", "tensorflow_datasets")):
         raise HyperJaxError(
-            "preparing a data set needs TensorFlow: pip install 'hyperjax[prepare]'"
+            "preparing a data set needs TensorFlow: pip install -e '.[prepare]' in the repository"
         )
     import tensorflow_datasets as tfds
 

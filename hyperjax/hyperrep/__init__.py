@@ -1,28 +1,20 @@
 """The hyper-representation: an autoencoder of weights, trained on a zoo alone (paper section 3)."""
 
-from hyperjax.hyperrep.training import (
+from hyperjax.hyperrep.fit import fit_hyperrep, validate
+from hyperjax.hyperrep.linear import principal_components
+from hyperjax.hyperrep.model import (
     Bound,
     HyperRep,
     Statistics,
-    Trainer,
-    TrainState,
+    align,
     bound,
     decode,
     encode,
-    from_outputs,
-    init,
-    kl_penalty,
-    loss_fn,
-    loss_scale,
-    make_trainer,
-    optimizer,
     posterior,
-    principal_components,
     reconstruct,
     statistics,
-    to_inputs,
-    train_steps,
 )
+from hyperjax.hyperrep.training import Trainer, TrainState, init, make_trainer, train_steps
 
 __all__ = [
     "Bound",
@@ -30,20 +22,17 @@ __all__ = [
     "Statistics",
     "TrainState",
     "Trainer",
+    "align",
     "bound",
     "decode",
     "encode",
-    "from_outputs",
+    "fit_hyperrep",
     "init",
-    "kl_penalty",
-    "loss_fn",
-    "loss_scale",
     "make_trainer",
-    "optimizer",
     "posterior",
     "principal_components",
     "reconstruct",
     "statistics",
-    "to_inputs",
     "train_steps",
+    "validate",
 ]

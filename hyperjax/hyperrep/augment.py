@@ -13,6 +13,8 @@ from hyperjax.config import AugmentConfig
 from hyperjax.types import Array, Key
 from hyperjax.weights import WeightSpec
 
+ERASED = (0.02, 0.33)  # range of the erased block's share of the vector (published)
+
 
 def erase_block(key: Key, vector: Array, scale: tuple[float, ...]) -> Array:
     """Set one contiguous block of the flat vector [D] to zero.
@@ -67,7 +69,7 @@ def corrupt(key: Key, config: AugmentConfig, inputs: Array) -> Array:
         inputs = inputs + config.noise * jax.random.normal(key_noise, inputs.shape)
     if config.erase:
         keys = jax.random.split(key_erase, len(inputs))
-        erased = jax.vmap(lambda k, x: erase_block(k, x, config.erase_scale))(keys, inputs)
+        erased = jax.vmap(lambda k, x: erase_block(k, x, ERASED))(keys, inputs)
         apply = jax.random.bernoulli(key_apply, config.erase, (len(inputs), 1))
         inputs = jnp.where(apply, erased, inputs)
     return inputs

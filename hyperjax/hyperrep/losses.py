@@ -5,6 +5,7 @@ import numpy as np
 import optax
 
 from hyperjax import weights
+from hyperjax.config import LossConfig
 from hyperjax.types import Array
 from hyperjax.weights import WeightSpec
 
@@ -12,6 +13,16 @@ from hyperjax.weights import WeightSpec
 def slot_scale(spec: WeightSpec, layer_scale: Array) -> Array:
     """One value per layer -> one per scalar of the flat vector, float32[D]."""
     return jnp.asarray(layer_scale, jnp.float32)[weights.layer_ids(spec)]
+
+
+def loss_scale(config: LossConfig, stats) -> Array:
+    """What the loss divides the autoencoder's outputs by, float32[layers].
+
+    In raw weights it divides by LWLN's coefficients or by one; outputs are in units of `scale`.
+    `stats` are the train members' `Statistics`.
+    """
+    coefficients = stats.layer_std if config.lwln else jnp.ones_like(stats.layer_std)
+    return coefficients / stats.scale
 
 
 def reconstruction(
@@ -54,6 +65,20 @@ def gaussian_kl(mean: Array, log_variance: Array) -> Array:
     """
     # expm1 keeps what a variance near 1 leaves of v - 1 - log v
     return (mean**2 + (jnp.expm1(log_variance) - log_variance)) / 2
+
+
+def kl_penalty(kl: float, spec: WeightSpec, nats: float | Array) -> float | Array:
+    """What a mean KL divergence of so many nats a network adds to the reconstruction's loss.
+
+    With Gaussian decoder noise of variance s^2 = `kl` on each of the D weights, in the loss's
+    units (with LWLN, a layer's variance is 1), the negative evidence lower bound is
+
+        D / (2 s^2) * reconstruction + KL + a constant,
+
+    so reconstruction + 2 s^2 / D * KL is the same up to a factor. Every `kl` is thus the true
+    bound of some noise: a larger one explains more of the weights as noise.
+    """
+    return 2 * kl / spec.num_params * nats
 
 
 def r_squared(

@@ -5,7 +5,7 @@ from typing import NamedTuple
 import numpy as np
 
 from hyperjax import zoo
-from hyperjax.config import Config
+from hyperjax.config import WeightDataConfig
 from hyperjax.symmetry import alignment
 from hyperjax.zoo import Split, Zoo
 
@@ -17,7 +17,7 @@ class WeightData(NamedTuple):
     """Aligned weights of the epochs that the autoencoder sees, by member.
 
     Each is float32[members, epochs, D]; `quality` float32[members, epochs] is the train
-    members' accuracy on validation images, by which the best are chosen.
+    members' accuracy on validation images, by which the best are chosen, NaN where unknown.
     """
 
     train: np.ndarray
@@ -31,44 +31,41 @@ class WeightData(NamedTuple):
         return self.train.reshape(-1, self.train.shape[-1])
 
 
-def split(config: Config, models: Zoo) -> Split:
-    return zoo.split_members(models, config.zoo.split, config.seed, config.zoo.max_abs_weight)
-
-
-def find_reference(config: Config, models: Zoo, parts: Split) -> np.ndarray:
+def find_reference(config: WeightDataConfig, models: Zoo, parts: Split, seed: int) -> np.ndarray:
     """The network that members are aligned to, float32[D], from train members alone.
 
     Of a large zoo a sample of them is enough: more would hardly move their mean, but take more
     time and memory.
     """
-    column = zoo.snapshot_index(models, config.autoencoder.epochs_seen)[-1]
+    column = zoo.snapshot_index(models, config.epochs_seen)[-1]
     rows = parts.train
-    if not config.autoencoder.align:
+    if not config.align:
         return np.array(models.weights[rows[0], column])
     if len(rows) > _REFERENCE_MEMBERS:
-        chosen = np.random.default_rng(config.seed).choice(rows, _REFERENCE_MEMBERS, replace=False)
+        chosen = np.random.default_rng(seed).choice(rows, _REFERENCE_MEMBERS, replace=False)
         rows = np.sort(chosen)
     last = models.weights[rows, column]
-    return alignment.find_reference(models.spec, last, seed=config.seed).reference
+    return alignment.find_reference(models.spec, last, seed=seed).reference
 
 
-def load(config: Config, models: Zoo, parts: Split, reference: np.ndarray) -> WeightData:
+def load(config: WeightDataConfig, models: Zoo, parts: Split, reference: np.ndarray) -> WeightData:
     """Select epochs and align, each member by its last epoch, so that its trajectory stays one.
 
     The zoo may be larger than memory: what is returned is the only copy that is made.
     """
-    columns = zoo.snapshot_index(models, config.autoencoder.epochs_seen)
+    columns = zoo.snapshot_index(models, config.epochs_seen)
 
     def aligned(rows: np.ndarray) -> np.ndarray:
         vectors = models.weights[rows[:, None], columns[None]]
-        if config.autoencoder.align:
+        if config.align and len(rows):
             size = max(1, _CHUNK_BYTES // vectors[0].nbytes)
             for begin in range(0, len(rows), size):
                 chunk = vectors[begin : begin + size]
                 chunk[:] = alignment.align_trajectories(models.spec, chunk, reference)
         return vectors
 
-    return WeightData(
-        *(aligned(rows) for rows in parts),
-        quality=models.metrics["val_accuracy"][parts.train[:, None], columns[None]],
-    )
+    place = parts.train[:, None], columns[None]
+    unknown = np.full((len(parts.train), len(columns)), np.nan, np.float32)
+    accuracy = models.metrics.get("val_accuracy")
+    quality = unknown if accuracy is None else np.asarray(accuracy[place])
+    return WeightData(*(aligned(rows) for rows in parts), quality=quality)

@@ -5,13 +5,12 @@ transformer blocks -> linear bottleneck with tanh -> latent; the decoder mirrors
 projection head maps latents to the space of the contrastive loss.
 
 Not in the paper: `linear_path` adds a linear encoder and decoder beside the attention, which
-`hyperrep.principal_components` fits to the train members in closed form and which is then
+`hyperrep.linear` fits to the train members in closed form and which is then
 fixed. The attention starts at zero and learns what it misses (docs/design.md).
 
-With `kl` it is a variational autoencoder (paper appendix E): the encoder gives a Gaussian.
+With `variational` it is a variational autoencoder (paper appendix E): the encoder gives a Gaussian.
 """
 
-import dataclasses
 import functools
 import math
 from typing import NamedTuple
@@ -23,7 +22,7 @@ from flax.linen.initializers import lecun_normal, normal, variance_scaling, zero
 from jax import lax
 
 from hyperjax import weights
-from hyperjax.config import AutoencoderConfig
+from hyperjax.config import ArchitectureConfig
 from hyperjax.types import Array
 from hyperjax.weights import WeightSpec
 
@@ -69,8 +68,9 @@ class Attention(nn.Module):
         q = q.reshape(*batch, self.heads, -1)
         k, v = jnp.split(kv.reshape(*context_BxTxd.shape[:-1], 2 * self.heads, -1), 2, axis=-2)
         scores = jnp.einsum("bqhd,bkhd->bhqk", q / math.sqrt(q.shape[-1]), k)
-        shares = Dropout(self.dropout)(jax.nn.softmax(scores), train=train)
-        mixed = jnp.einsum("bhqk,bkhd->bqhd", shares, v)
+        # exponentials and their sum in float32, whatever the dtype of the activations
+        shares = jax.nn.softmax(scores.astype(jnp.float32)).astype(self.dtype)
+        mixed = jnp.einsum("bhqk,bkhd->bqhd", Dropout(self.dropout)(shares, train=train), v)
         return _dense(dim, self.dtype, "out", lecun_normal())(mixed.reshape(*batch, dim))
 
 
@@ -99,7 +99,7 @@ class Block(nn.Module):
 
 
 class Fixed(nn.Module):
-    """Linear map that is not trained: `hyperrep.principal_components` fits it in closed form."""
+    """Linear map that is not trained: `hyperrep.linear` fits it in closed form."""
 
     features: int
 
@@ -117,10 +117,10 @@ class Posterior(NamedTuple):
 
 
 class Encoder(nn.Module):
-    """Scaled, centred weight vectors float32[B, D] -> latents float32[B, latent], or with `kl`
+    """Scaled, centred weight vectors float32[B, D] -> latents float32[B, latent], or of a VAE
     their posterior."""
 
-    config: AutoencoderConfig
+    config: ArchitectureConfig
     spec: WeightSpec
 
     @nn.compact
@@ -144,18 +144,15 @@ class Encoder(nn.Module):
             outputs = 1 if c.compression == "token" and i == c.blocks - 1 else None
             block = Block(c.heads, c.mlp_dim, c.dropout, dtype, outputs, name=f"block_{i}")
             x_BxTxd = block(x_BxTxd, train=train)
-        if c.compression == "token":
-            pooled = x_BxTxd[:, 0]
-        elif c.compression == "average":
-            pooled = x_BxTxd.mean(1)
-        else:  # linear: all tokens, flattened
-            pooled = x_BxTxd.reshape(len(x_BxTxd), -1)
-        pooled = pooled.astype(jnp.float32)
+        whole = x_BxTxd.reshape(len(x_BxTxd), -1)
+        pooled = (x_BxTxd[:, 0] if c.compression == "token" else whole).astype(jnp.float32)
         init = zeros if c.linear_path else None
         z_BxZ = _dense(c.latent, jnp.float32, "bottleneck", init)(pooled)
         if c.linear_path:
             z_BxZ = z_BxZ + Fixed(c.latent, name="linear")(vectors_BxD)
-        if c.kl:  # at first the variance is the prior's, or what the linear path sets it to
+        if (
+            c.variational
+        ):  # at first the variance is the prior's, or what the linear path sets it to
             return Posterior(z_BxZ, _dense(c.latent, jnp.float32, "log_variance", zeros)(pooled))
         return jnp.tanh(z_BxZ) if c.tanh else z_BxZ
 
@@ -163,7 +160,7 @@ class Encoder(nn.Module):
 class Decoder(nn.Module):
     """Latents float32[B, latent] -> scaled, centred weight vectors float32[B, D]."""
 
-    config: AutoencoderConfig
+    config: ArchitectureConfig
     spec: WeightSpec
 
     @nn.compact
@@ -194,7 +191,7 @@ class ProjectionHead(nn.Module):
     """Latents -> contrastive space. LayerNorm where the published code has BatchNorm, so that
     an example's projection does not depend on the rest of its batch."""
 
-    config: AutoencoderConfig
+    config: ArchitectureConfig
 
     @nn.compact
     def __call__(self, z_BxZ: Array) -> Array:
@@ -208,7 +205,7 @@ class ProjectionHead(nn.Module):
 class Autoencoder(nn.Module):
     """Encoder, decoder and projection head with one parameter tree."""
 
-    config: AutoencoderConfig
+    config: ArchitectureConfig
     spec: WeightSpec
 
     def setup(self):
@@ -221,12 +218,12 @@ class Autoencoder(nn.Module):
     ) -> tuple[Array | Posterior, Array, Array]:
         """Latents, reconstructions and projections of a batch.
 
-        With `kl` the first is the posterior. In training the decoder is given samples of it, of
+        Of a VAE the first is the posterior. In training the decoder is given samples of it, of
         the random stream "latent", elsewhere its mean; projections are of the mean.
         """
         latents = self.encoder(vectors_BxD, train=train)
         z_BxZ, drawn_BxZ = latents, latents
-        if self.config.kl:
+        if self.config.variational:
             z_BxZ, drawn_BxZ = latents.mean, latents.mean
             if train:
                 noise_BxZ = jax.random.normal(self.make_rng("latent"), z_BxZ.shape)
@@ -235,23 +232,10 @@ class Autoencoder(nn.Module):
 
     def encode(self, vectors_BxD: Array) -> Array:
         latents = self.encoder(vectors_BxD, train=False)
-        return latents.mean if self.config.kl else latents
+        return latents.mean if self.config.variational else latents
 
     def posterior(self, vectors_BxD: Array) -> Posterior:
         return self.encoder(vectors_BxD, train=False)
 
     def decode(self, z_BxZ: Array) -> Array:
         return self.decoder(z_BxZ, train=False)
-
-
-def make_autoencoder(config: AutoencoderConfig, spec: WeightSpec) -> Autoencoder:
-    """Drop what the module does not depend on, so that configs that differ only in training
-    share a compilation."""
-    names = {
-        "dim", "heads", "mlp_dim", "blocks", "latent", "dropout", "compression", "tanh",
-        "linear_path",
-        "projection_layers", "projection_hidden", "projection_dim", "dtype",
-    }  # fmt: skip
-    kept = {f.name: getattr(config, f.name) for f in dataclasses.fields(config) if f.name in names}
-    # of `kl` only whether there is one
-    return Autoencoder(AutoencoderConfig(**kept, kl=float(config.kl > 0)), spec)

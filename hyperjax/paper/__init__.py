@@ -1,4 +1,4 @@
-"""The experiments by name. Each module here has
+"""The tables and figures of the paper, and audits beyond it, by name. Each module here has
 
     run(context) -> result            gathers populations and calls hyperjax.analysis
     section(context, result)          words, tables and pictures for the report
@@ -20,13 +20,14 @@ DESCRIPTIONS = {
     "tab3": "models decoded from the latents of another zoo's models (needs --targets)",
     "tab4": "sampled weights in architectures that the autoencoder has not seen",
     "figD": "geometry of the latents: norms, angles, PCA and UMAP pictures",
-    "vae": "a variational autoencoder in place of the regularised autoencoder",
+    "vae": "a variational autoencoder in place of the regularised one (needs a workdir with it)",
     "novelty": "accuracy against novelty: do samples go beyond noise and averages, or replay?",
     "probes": "what can be read linearly off latents and off weights",
     "cost": "seconds and operations of every stage, and when sampling pays off",
 }
-
 AUDITS = ("novelty", "probes", "cost")  # beyond the paper
+NEED_TARGETS = ("tab2", "tab3")  # experiments that are about another data set
+NEED_VAE = ("vae",)
 
 
 def load(name: str) -> ModuleType:

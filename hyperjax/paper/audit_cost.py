@@ -14,20 +14,20 @@ from hyperjax import cost as flops
 from hyperjax import hyperrep, population
 from hyperjax.analysis import payoff
 from hyperjax.analysis.payoff import Payoff, Stage
-from hyperjax.app import machine, plan, progress, sample, train_hyperrep
+from hyperjax.app import machine, plan, progress
 from hyperjax.app.context import Context
-from hyperjax.app.populations import available, drawn, from_scratch, generated, record, sources
-from hyperjax.app.train import Trained
+from hyperjax.app.populations import FILE, drawn, from_scratch, generated, sources
+from hyperjax.app.run import Run
+from hyperjax.hyperrep.training import place
 from hyperjax.population import evaluation
 from hyperjax.report.page import Section
 from hyperjax.report.tables import Cell, Table
-from hyperjax.rng import Stream, root_key
+from hyperjax.rng import Stream, experiment_key, root_key
 from hyperjax.store import workdir
 
 RECORDED, MEASURED, ESTIMATED = "recorded", "measured", "estimated"
 _LATENTS = 1000  # decoded to time it
 _STEPS = 3  # of the autoencoder, likewise
-_OWN = 9  # the experiment's part of its stream
 _POPULATIONS = ("S_kde30", "S_joint30", "S_kde_anchor30")
 
 
@@ -41,8 +41,9 @@ class Cost(NamedTuple):
 
 
 def run(context: Context) -> Cost:
-    trained, labels = context.trained, list(sources(context))
-    chosen = available(context, _POPULATIONS) or labels[:1]
+    trained, known = context.trained, sources(context)
+    labels = [label for label, source in known.items() if source.kind != FILE]
+    chosen = [label for label in _POPULATIONS if label in labels] or labels[:1]
     made = {label: generated(context, label) for label in chosen}
     recorded = _recorded(context.folder)
     with progress.bar("cost", 4 + len(trained.hyperreps) + len(labels)) as advance:
@@ -62,10 +63,10 @@ def run(context: Context) -> Cost:
             advance(1, label)
         rate = machine.matmul_rate(jax.local_devices()[0], seconds=0.5)
         advance(1, "matrix product")
-    main = f"hyper-representation {train_hyperrep.main_name(trained.config)}"
+    main = f"hyper-representation {trained.main}"
     setup = sum(stage.seconds for stage in stages if stage.name in ("zoo", main))
     epoch = training.seconds / training.models
-    payoffs = payoff.run(
+    payoffs = payoff.payoffs(
         made,
         from_scratch(context),
         setup_seconds={draw.name: setup + draw.seconds for draw in draws},
@@ -110,7 +111,7 @@ def _training(context: Context) -> Stage:
     models = min(evaluation.members_per_call(engine, images), context.num_samples)
     hyper = population.hyper(np.arange(models), config.zoo.training)
     hyper = population.place_members(engine, hyper)
-    key = jax.random.fold_in(root_key(config.seed, Stream.EXPERIMENTS), _OWN)
+    key = experiment_key(config.seed, "cost")
     state = population.init(engine, key, hyper)
 
     def epoch():
@@ -133,31 +134,30 @@ def _evaluation(context: Context) -> Stage:
 
 
 def _zoo(
-    trained: Trained, recorded: dict[str, tuple[float, str]], training: Stage, evaluating: Stage
+    trained: Run, recorded: dict[str, tuple[float, str]], training: Stage, evaluation: Stage
 ) -> Stage:
     """As recorded; else from the time of one epoch and of evaluating every snapshot."""
     config, task = trained.config, trained.task
     members, epochs = len(trained.zoo.members), int(trained.zoo.epochs[-1])
-    images = {part: len(getattr(task, part).labels) for part in ("train", "val", "test")}
-    work = plan.population_stage("", task.engine, config, images, members, epochs).flops
-    per_image = evaluating.seconds / evaluating.models / images["test"]
+    images = task.num_images
+    work = plan.population_stage("", task.engine, config.zoo, images, members, epochs).flops
+    per_image = evaluation.seconds / evaluation.models / images["test"]
     each = epochs * training.seconds / training.models
     each += len(trained.zoo.epochs) * (images["val"] + images["test"]) * per_image
     seconds, origin = recorded.get("zoo", (members * each, ESTIMATED))
     return Stage("zoo", members, seconds, work, origin)
 
 
-def _autoencoder(trained: Trained, name: str, recorded: dict[str, tuple[float, str]]) -> Stage:
+def _autoencoder(trained: Run, name: str, recorded: dict[str, tuple[float, str]]) -> Stage:
     """As recorded, validation included; else from the time of a few steps."""
     model, title = trained.hyperreps[name], f"hyper-representation {name}"
     config = model.config
-    work = config.steps * float(flops.autoencoder_flops(config, model.spec))
+    work = config.training.steps * float(flops.autoencoder_flops(config, model.spec))
     if f"hyperrep/{name}" in recorded:
         seconds, origin = recorded[f"hyperrep/{name}"]
         return Stage(title, 0, seconds, work, origin)
     trainer = hyperrep.make_trainer(config, model.spec)
-    stats = jax.tree.map(jnp.asarray, model.statistics)
-    vectors = jnp.asarray(trained.data.train_vectors)
+    vectors, stats = place(trainer, (trained.data.train_vectors, model.statistics))
     state = hyperrep.init(trainer, root_key(trained.config.seed, Stream.HYPERREP))
 
     def steps():
@@ -165,30 +165,23 @@ def _autoencoder(trained: Trained, name: str, recorded: dict[str, tuple[float, s
         state, _ = hyperrep.train_steps(trainer, state, vectors, stats, jnp.int32(_STEPS))
         return state
 
-    return Stage(title, 0, config.steps / _STEPS * _seconds(steps), work, ESTIMATED)
+    return Stage(title, 0, config.training.steps / _STEPS * _seconds(steps), work, ESTIMATED)
 
 
-def _decoding(trained: Trained) -> Stage:
-    model = trained.hyperreps[train_hyperrep.main_name(trained.config)]
-    latents = np.random.default_rng(0).uniform(-1, 1, (_LATENTS, model.config.latent))
+def _decoding(trained: Run) -> Stage:
+    model = trained.hyperreps[trained.main]
+    latents = np.random.default_rng(0).uniform(-1, 1, (_LATENTS, model.config.architecture.latent))
     latents = latents.astype(np.float32)
     seconds = _seconds(lambda: hyperrep.decode(model, latents))
-    work = float(_LATENTS) * flops.decoding_flops(model.config, model.spec)
+    work = float(_LATENTS) * flops.decoding_flops(model.config.architecture, model.spec)
     return Stage("decoding latents", _LATENTS, seconds, work, MEASURED)
 
 
 def _drawing(context: Context, label: str) -> Stage:
-    """A population's fit, draw and decoding: as recorded when it was drawn, else once more."""
-    count = context.num_samples
-    found = record(context, drawn(context, label))
-    if found:
-        origin = _origin(found, workdir.hardware())
-        return Stage(label, count, found["seconds"], math.nan, origin)
-    source = sources(context)[label]
-    key = jax.random.fold_in(root_key(context.trained.config.seed, Stream.EXPERIMENTS), _OWN)
-    start = time.perf_counter()
-    sample.draw(context.trained, source.hyperrep, source.sampler, count, key)
-    return Stage(label, count, time.perf_counter() - start, math.nan, MEASURED)
+    """A population's fit, draw and decoding, as recorded when it was drawn."""
+    info = drawn(context, label).info
+    origin = _origin(info["run"], workdir.hardware())
+    return Stage(label, context.num_samples, info["seconds"], math.nan, origin)
 
 
 def section(context: Context, result: Cost) -> Section:

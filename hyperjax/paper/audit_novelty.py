@@ -6,22 +6,26 @@ import numpy as np
 from hyperjax import hyperrep, samplers
 from hyperjax.analysis import novelty
 from hyperjax.analysis.novelty import REPLAY, Audit, Novelty
-from hyperjax.app import train_hyperrep
 from hyperjax.app.context import Context
-from hyperjax.app.populations import drawn, sources
+from hyperjax.app.populations import FILE, LATENT, TWIN, WEIGHTS, drawn, sources
 from hyperjax.app.progress import bar
 from hyperjax.paper.common import percent, spread
 from hyperjax.report import scatter
 from hyperjax.report.page import Figure, Section
 from hyperjax.report.tables import Table
-from hyperjax.rng import Stream, root_key
+from hyperjax.rng import experiment_key
 from hyperjax.samplers import baselines
-from hyperjax.symmetry import nearest
 
 HELD_OUT = "held-out members"
 _NOISE = (0.0, 0.1, 0.2, 0.3, 0.4, 0.6, 0.8, 1.2, 1.6)  # of each layer's standard deviation
 _AVERAGES = (2, 3, 4, 8, 16)  # train members; fewer where there are fewer
-_STREAM = 7  # the experiment's own part of its stream
+NOISE, AVERAGE = "noise", "average of"  # beginnings of the baselines' names
+_KINDS = {
+    LATENT: "samples of latents",
+    TWIN: "without LWLN",
+    WEIGHTS: "samples of weights",
+    FILE: "other populations",
+}
 _TITLES = {"weights": "in weights", "behaviour": "in behaviour"}
 _AXES = {
     "weights": "distance to the nearest train model",
@@ -31,26 +35,22 @@ _AXES = {
 
 def run(context: Context) -> Novelty:
     trained = context.trained
-    populations, reconstructions = {}, {}
+    members, populations, reconstructions = trained.data.train, {}, {}
     decoded = {
-        name: hyperrep.reconstruct(model, trained.data.train_vectors).reshape(
-            trained.data.train.shape
-        )
-        for name, model in trained.hyperreps.items()
+        name: hyperrep.reconstruct(model, members, aligned=True)
+        for name, model in trained.pair.items()
     }
     for label, source in sources(context).items():
         populations[label] = np.asarray(drawn(context, label).weights[:, 0])
-        if label.startswith(("S_", "B_")):
+        if source.kind in (LATENT, TWIN):
             reconstructions[label] = decoded[source.hyperrep]
     populations[HELD_OUT] = trained.data.test[: context.num_samples, -1]
-    reference = trained.hyperreps[train_hyperrep.main_name(trained.config)].reference
-    train = nearest.train_models(trained.zoo.spec, trained.data.train, reference)
     base = _baselines(context)
     with bar("novelty", len(populations) + len(base)) as advance:
-        return novelty.run(
+        return novelty.audit(
             populations,
             base,
-            train,
+            trained.train_models,
             trained.task,
             reconstructions=reconstructions,
             bootstrap=trained.config.evaluation.bootstrap,
@@ -65,22 +65,24 @@ def _baselines(context: Context) -> dict[str, np.ndarray]:
     trained = context.trained
     data, config, spec = trained.data, trained.config.samplers, trained.zoo.spec
     anchors, quality = data.train[:, -1], data.quality[:, -1]
-    best = int(np.sum(quality >= np.quantile(quality, 1 - config.best_fraction)))
-    made = {f"noise {scale:g}": baselines.noise(scale, spec) for scale in _NOISE}
-    made |= {f"average of {n}": baselines.average(n) for n in _AVERAGES if n <= len(anchors)}
-    chosen = dict(made)
+    best = 0
+    if np.isfinite(quality).any():
+        best = int(np.sum(quality >= np.nanquantile(quality, 1 - config.best_fraction)))
+    made = {f"{NOISE} {s:g}": (baselines.noise(s, spec), 1) for s in _NOISE}
+    made |= {f"{AVERAGE} {n}": (baselines.average(n), n) for n in _AVERAGES}
+    chosen = {name: sampler for name, (sampler, least) in made.items() if least <= len(anchors)}
     chosen |= {
         f"{name}, best {100 * config.best_fraction:g} %": samplers.best(one, config.best_fraction)
-        for name, one in made.items()
-        if not name.startswith("average") or int(name.split()[-1]) <= best
+        for name, (one, least) in made.items()
+        if least <= best
     }
-    root = jax.random.fold_in(root_key(trained.config.seed, Stream.EXPERIMENTS), _STREAM)
-    drawn = {}
+    root = experiment_key(trained.config.seed, "novelty")
+    found = {}
     for number, (name, sampler) in enumerate(chosen.items()):
         key_fit, key_sample = jax.random.split(jax.random.fold_in(root, number))
         state = sampler.fit(key_fit, anchors, quality)
-        drawn[name] = np.asarray(sampler.sample(key_sample, state, context.num_samples))
-    return drawn
+        found[name] = np.asarray(sampler.sample(key_sample, state, context.num_samples))
+    return found
 
 
 def section(context: Context, result: Novelty) -> Section:
@@ -93,7 +95,7 @@ def section(context: Context, result: Novelty) -> Section:
             _copies_table(result),
             _baseline_table(result),
         ),
-        figures=tuple(_figure(result, axis) for axis in novelty.AXES),
+        figures=tuple(_figure(context, result, axis) for axis in novelty.AXES),
         data=result._asdict(),
     )
 
@@ -216,15 +218,15 @@ def _baseline_table(result: Novelty) -> Table:
     )  # fmt: skip
 
 
-def _figure(result: Novelty, axis: str) -> Figure:
-    audits = result.populations
+def _figure(context: Context, result: Novelty, axis: str) -> Figure:
+    audits, known = result.populations, sources(context)
     kinds = {
-        "samples of latents": [n for n in audits if n.startswith("S_")],
-        "without LWLN": [n for n in audits if n.startswith("B_")],
-        "samples of weights": [n for n in audits if not n.startswith(("S_", "B_", HELD_OUT))],
+        words: [name for name in audits if name in known and known[name].kind == kind]
+        for kind, words in _KINDS.items()
+    } | {
         HELD_OUT: [HELD_OUT],
-        "noise": [n for n in result.baselines if n.startswith("noise")],
-        "averages": [n for n in result.baselines if n.startswith("average of")],
+        "noise": [name for name in result.baselines if name.startswith(NOISE)],
+        "averages": [name for name in result.baselines if name.startswith(AVERAGE)],
     }
     everything = result.baselines | audits
     groups = {

@@ -7,9 +7,9 @@ import numpy as np
 from hyperjax import hyperrep
 from hyperjax.analysis import probes
 from hyperjax.analysis.probes import Parts, Probe
-from hyperjax.app import progress, train_hyperrep, trajectories
+from hyperjax.app import progress
 from hyperjax.app.context import Context
-from hyperjax.app.train import Trained
+from hyperjax.app.run import Run
 from hyperjax.hyperrep import HyperRep
 from hyperjax.paper.common import HYPERREPS
 from hyperjax.report import plots
@@ -38,9 +38,9 @@ def run(context: Context) -> Result:
         return Parts(*np.split(values, ends))
 
     targets = {name: parts(values) for name, values in _targets(trained, together, epochs).items()}
-    with progress.bar("probes", len(trained.hyperreps) + 5) as advance:
+    with progress.bar("probes", len(trained.pair) + 5) as advance:
         features = _features(trained, together, epochs)
-        return probes.run(
+        return probes.probe(
             {name: parts(values) for name, values in features.items()},
             targets,
             bootstrap=evaluation.bootstrap,
@@ -49,7 +49,7 @@ def run(context: Context) -> Result:
         )
 
 
-def _members(trained: Trained) -> list[np.ndarray]:
+def _members(trained: Run) -> list[np.ndarray]:
     """Rows of train, validation and test members: at most `probe_members`, in the same shares."""
     parts, rng = trained.split, np.random.default_rng(trained.config.seed)
     share = min(1.0, trained.config.evaluation.probe_members / sum(map(len, parts)))
@@ -60,7 +60,7 @@ def _members(trained: Trained) -> list[np.ndarray]:
     ]
 
 
-def _epochs(trained: Trained) -> np.ndarray:
+def _epochs(trained: Run) -> np.ndarray:
     """Evenly spaced snapshots of the zoo, first and last included.
 
     Untrained networks are left out, where there are others: everything tells them apart, and
@@ -72,7 +72,7 @@ def _epochs(trained: Trained) -> np.ndarray:
     return all_of[np.unique(np.linspace(len(all_of) - 1, 0, count).round().astype(int))]
 
 
-def _targets(trained: Trained, rows: np.ndarray, epochs: np.ndarray) -> dict[str, np.ndarray]:
+def _targets(trained: Run, rows: np.ndarray, epochs: np.ndarray) -> dict[str, np.ndarray]:
     """Each float64[M, E]."""
     place = np.ix_(rows, snapshot_index(trained.zoo, epochs))
     train, test = (
@@ -83,46 +83,47 @@ def _targets(trained: Trained, rows: np.ndarray, epochs: np.ndarray) -> dict[str
     return dict(zip(TARGETS, (test, shown, train - test), strict=True))
 
 
-def _features(trained: Trained, rows: np.ndarray, epochs: np.ndarray) -> dict[str, np.ndarray]:
+def _features(trained: Run, rows: np.ndarray, epochs: np.ndarray) -> dict[str, np.ndarray]:
     """Each f[M, E, F]."""
-    aligned = trajectories.aligned(trained, rows, epochs)
+    aligned = trained.trajectories(rows, epochs, aligned=True)
     vectors = aligned.reshape(-1, aligned.shape[-1])
     flat = {
-        f"latents, {HYPERREPS[name]}": hyperrep.encode(model, vectors)
-        for name, model in trained.hyperreps.items()
+        f"latents, {HYPERREPS[name]}": hyperrep.encode(model, vectors, aligned=True)
+        for name, model in trained.pair.items()
     }
-    flat[_RANDOM] = hyperrep.encode(_untrained(trained), vectors)
+    flat[_RANDOM] = hyperrep.encode(_untrained(trained), vectors, aligned=True)
     flat[_COMPONENTS] = _components(trained, vectors)
-    raw = trajectories.raw(trained, rows, epochs)
+    raw = trained.trajectories(rows, epochs)
     flat[_STATISTICS] = probes.layer_statistics(trained.zoo.spec, raw.reshape(vectors.shape))
     shaped = {name: values.reshape(*aligned.shape[:2], -1) for name, values in flat.items()}
     return shaped | {_ALIGNED: aligned, _RAW: raw}
 
 
-def _untrained(trained: Trained) -> HyperRep:
+def _untrained(trained: Run) -> HyperRep:
     """The attention encoder as it is initialised: without the linear path, beside which it would
     start at zero."""
-    model = trained.hyperreps[train_hyperrep.main_name(trained.config)]
-    config = dataclasses.replace(model.config, linear_path=False)
+    model = trained.hyperreps[trained.main]
+    architecture = dataclasses.replace(model.config.architecture, linear_path=False)
+    config = dataclasses.replace(model.config, architecture=architecture)
     trainer = hyperrep.make_trainer(config, model.spec)
     key = root_key(trained.config.seed, Stream.HYPERREP)
-    return model._replace(config=config, params=hyperrep.init(trainer, key).params)
+    return dataclasses.replace(model, config=config, params=hyperrep.init(trainer, key).params)
 
 
-def _components(trained: Trained, vectors: Array) -> np.ndarray:
+def _components(trained: Run, vectors: Array) -> np.ndarray:
     """As many components of what the autoencoder was trained on as it has latents."""
     from sklearn.decomposition import PCA
 
     data = trained.data.train_vectors
-    count = min(trained.config.autoencoder.latent, *data.shape)
+    count = min(trained.config.autoencoder.architecture.latent, *data.shape)
     return PCA(count, svd_solver="full").fit(data).transform(vectors)
 
 
 def section(context: Context, result: Result) -> Section:
     trained = context.trained
     epochs, counts = _epochs(trained), [len(part) for part in _members(trained)]
-    seen = trained.config.autoencoder.epochs_seen
-    main = f"latents, {HYPERREPS[train_hyperrep.main_name(trained.config)]}"
+    seen = trained.config.autoencoder.data.epochs_seen
+    main = f"latents, {HYPERREPS[trained.main]}"
     return Section(
         "probes",
         "What a linear probe reads off latents and weights",

@@ -1,21 +1,21 @@
 """Figure 2: reconstruction, with and without LWLN."""
 
 from hyperjax.analysis import reconstruction
-from hyperjax.analysis.reconstruction import Fig2, Reconstruction
+from hyperjax.analysis.reconstruction import Reconstruction, Reconstructions
 from hyperjax.app.context import Context
-from hyperjax.paper.common import HYPERREPS, PARTS, percent
+from hyperjax.paper.common import HYPERREPS, PARTS, percent, steps
 from hyperjax.report import plots
 from hyperjax.report.page import Figure, Section
 from hyperjax.report.tables import Table
 from hyperjax.weights import WeightSpec
 
 
-def run(context: Context) -> Fig2:
+def run(context: Context) -> Reconstructions:
     trained = context.trained
-    return reconstruction.run(trained.hyperreps, trained.data, trained.task)
+    return reconstruction.reconstructions(trained.pair, trained.data, trained.task)
 
 
-def section(context: Context, result: Fig2) -> Section:
+def section(context: Context, result: Reconstructions) -> Section:
     spec = context.trained.zoo.spec
     layers = spec.names
     rows = [
@@ -46,6 +46,7 @@ def section(context: Context, result: Fig2) -> Section:
             "split, which took no part in training or selection. R² is against the mean of the "
             "train members: 0 means no better than that mean, over all epochs that the "
             "autoencoder sees. Accuracy is that of the last of these epochs.",
+            steps(context, list(context.trained.pair)),
         ),
         tables=(
             Table(
@@ -56,6 +57,7 @@ def section(context: Context, result: Fig2) -> Section:
             ),
         ),
         figures=tuple(figures),
+        overview=_overview(context, result),
         data={
             f"{name}/{part}": {"r2": r.r2, "accuracy": r.accuracy, "before": r.original_accuracy}
             for (name, part), r in result.items()
@@ -68,3 +70,15 @@ def _panels(r: Reconstruction, spec: WeightSpec) -> dict[str, plots.Panel]:
         name: (r.original[:, part], r.reconstructed[:, part], r.r2[name])
         for name, part in zip(spec.names, spec.slices, strict=True)
     }
+
+
+def _overview(context: Context, result: Reconstructions) -> tuple[tuple, ...]:
+    rows = []
+    for (name, part), r in result.items():
+        if name == context.trained.main:
+            label, count = f"zoo, {PARTS[part]}", len(r.original_accuracy)
+            rows.append((label, count, *percent(r.original_accuracy), None, None))
+    for (name, part), r in result.items():
+        label = f"reconstructed {PARTS[part]}, {HYPERREPS[name]}"
+        rows.append((label, len(r.accuracy), *percent(r.accuracy), 100 * r.disagreement, None))
+    return tuple(rows)

@@ -2,20 +2,18 @@
 
 from collections.abc import Sequence
 
-import jax
 import numpy as np
 
 from hyperjax.analysis import lines
-from hyperjax.analysis.lines import TRAJECTORY, WEIGHTS, Fig3
-from hyperjax.app import progress, trajectories
+from hyperjax.analysis.lines import TRAJECTORY, WEIGHTS, Smoothness
+from hyperjax.app import progress
 from hyperjax.app.context import Context
 from hyperjax.paper.common import HYPERREPS, PARTS, band, percent
 from hyperjax.report import plots
 from hyperjax.report.page import Figure, Section
 from hyperjax.report.tables import Table
-from hyperjax.rng import Stream, root_key
+from hyperjax.rng import experiment_key
 
-_OWN = 3  # the experiment's part of its stream
 _FIRST, _LAST = 5, 25  # epochs of the paper's trajectories
 _KEPT = 0.02  # of accuracy that noise may cost and still be called small
 _SPACES = {WEIGHTS: "weights themselves"}
@@ -26,15 +24,15 @@ _LINES = {
 }
 
 
-def run(context: Context) -> Fig3:
+def run(context: Context) -> Smoothness:
     trained = context.trained
     evaluation, data, ends = trained.config.evaluation, trained.data, _ends(trained.zoo.epochs)
-    key = jax.random.fold_in(root_key(trained.config.seed, Stream.EXPERIMENTS), _OWN)
-    with progress.bar("fig3", len(trained.hyperreps) + 1) as advance:
-        return lines.run(
-            trained.hyperreps,
+    key = experiment_key(trained.config.seed, "fig3")
+    with progress.bar("fig3", len(trained.pair) + 1) as advance:
+        return lines.smoothness(
+            trained.pair,
             {"train": data.train[:, -1], "heldout": data.test[:, -1]},
-            trajectories.aligned(trained, trained.split.test, ends) if ends else None,
+            trained.trajectories(trained.split.test, ends, aligned=True) if ends else None,
             data.train_vectors.mean(0),
             trained.task,
             levels=evaluation.noise_levels,
@@ -45,8 +43,11 @@ def run(context: Context) -> Fig3:
         )
 
 
-def section(context: Context, result: Fig3) -> Section:
-    ends, seen = _ends(context.trained.zoo.epochs), context.trained.config.autoencoder.epochs_seen
+def section(context: Context, result: Smoothness) -> Section:
+    ends, seen = (
+        _ends(context.trained.zoo.epochs),
+        context.trained.config.autoencoder.data.epochs_seen,
+    )
     courses = (
         f"Trajectories go from epoch {ends[0]} to epoch {ends[1]} of one held-out member (the "
         "paper: 5 to 25)"
@@ -89,7 +90,7 @@ def _ends(epochs: Sequence[int]) -> list[int]:
     return []
 
 
-def _kept_words(result: Fig3) -> str:
+def _kept_words(result: Smoothness) -> str:
     """Up to which level accuracy stays, and what is left when latents say nothing."""
     words = []
     for name, r in result.robustness.items():
@@ -103,7 +104,7 @@ def _kept_words(result: Fig3) -> str:
     return f"{text[0].upper()}{text[1:]}."
 
 
-def _middle_words(result: Fig3) -> str:
+def _middle_words(result: Smoothness) -> str:
     """Accuracy half-way between two members, in each space."""
     middle, words = len(result.positions) // 2, []
     for line, members in PARTS.items():
@@ -117,7 +118,7 @@ def _middle_words(result: Fig3) -> str:
     return " ".join(words)
 
 
-def _noise_table(result: Fig3) -> Table:
+def _noise_table(result: Smoothness) -> Table:
     rows = []
     for column, level in enumerate(result.levels):
         cells = []
@@ -135,7 +136,7 @@ def _noise_table(result: Fig3) -> Table:
     )
 
 
-def _line_table(result: Fig3) -> Table:
+def _line_table(result: Smoothness) -> Table:
     middle = len(result.positions) // 2
     rows = [
         (
@@ -160,7 +161,7 @@ def _line_table(result: Fig3) -> Table:
     )  # fmt: skip
 
 
-def _noise_figures(context: Context, result: Fig3) -> list[Figure]:
+def _noise_figures(context: Context, result: Smoothness) -> list[Figure]:
     config, levels = context.trained.config, result.levels
     figures = []
     for name, title, values, unit in (
@@ -182,7 +183,7 @@ def _noise_figures(context: Context, result: Fig3) -> list[Figure]:
     return figures
 
 
-def _line_figures(context: Context, result: Fig3) -> list[Figure]:
+def _line_figures(context: Context, result: Smoothness) -> list[Figure]:
     figures, config = [], context.trained.config
     for line, title in _LINES.items():
         series = {
@@ -200,7 +201,7 @@ def _line_figures(context: Context, result: Fig3) -> list[Figure]:
     return figures
 
 
-def _sorted(result: Fig3) -> dict[tuple[str, str], np.ndarray]:
+def _sorted(result: Smoothness) -> dict[tuple[str, str], np.ndarray]:
     """Lines of a kind together."""
     order = list(_LINES)
     return dict(sorted(result.lines.items(), key=lambda item: order.index(item[0][0])))

@@ -18,25 +18,23 @@ _POPULATIONS = ("S_kde30", "S_kde_anchor30", "S_joint", "S_joint30", "B_kde30", 
 
 def run(context: Context) -> dict[str, Ensembles]:
     evaluation, scratch = context.trained.config.evaluation, from_scratch(context)
-    last = snapshot_index(scratch, [context.trained.config.autoencoder.epochs_seen[-1]])[0]
+    last = snapshot_index(scratch, [context.trained.config.autoencoder.data.epochs_seen[-1]])[0]
     vectors = {"B_T": np.asarray(scratch.weights[:, last])}
     labels = available(context, _POPULATIONS) or list(sources(context))
     for label in labels:
         vectors[label] = np.asarray(drawn(context, label).weights[:, 0])
-    return ensembles.run(
+    return ensembles.ensembles(
         vectors,
         context.trained.task,
         sizes=evaluation.ensemble_sizes,
         draws=evaluation.ensemble_draws,
-        how=evaluation.ensemble,
         seed=context.trained.config.seed,
     )
 
 
 def section(context: Context, result: dict[str, Ensembles]) -> Section:
     config = context.trained.config
-    evaluation, epoch = config.evaluation, config.autoencoder.epochs_seen[-1]
-    how = {"softmax": "mean probability", "logits": "mean logit", "vote": "majority of votes"}
+    evaluation, epoch = config.evaluation, config.autoencoder.data.epochs_seen[-1]
     series, rows = {}, []
     shown = [size for size in (1, 2, 5, 10, 15) if size in evaluation.ensemble_sizes]
     for name, r in result.items():
@@ -49,7 +47,7 @@ def section(context: Context, result: dict[str, Ensembles]) -> Section:
         "fig5",
         "Ensembles (Figure 5)",
         text=(
-            f"An ensemble predicts by the {how[evaluation.ensemble]} of its models, drawn without "
+            f"An ensemble predicts by the mean probability of its models, drawn without "
             f"replacement from a population; {evaluation.ensemble_draws} ensembles of every size. "
             f"B_T are the zoo's test members after {epoch} epochs; the others are as decoded.",
         ),

@@ -1,36 +1,32 @@
 """Figure 6: originals and their reconstructions while they are fine-tuned."""
 
-import jax
 import numpy as np
 
 from hyperjax import hyperrep
 from hyperjax.analysis import convergence
-from hyperjax.analysis.convergence import NOISY, ORIGINAL, RECONSTRUCTED, Fig6
-from hyperjax.app import train_hyperrep
+from hyperjax.analysis.convergence import NOISY, ORIGINAL, RECONSTRUCTED, Convergence
 from hyperjax.app.context import Context
 from hyperjax.app.populations import finetuned
 from hyperjax.paper.common import band, percent
 from hyperjax.report import plots
 from hyperjax.report.page import Figure, Section
 from hyperjax.report.tables import Table
-from hyperjax.rng import Stream, root_key
-
-_NOISE = 6  # the experiment's own part of its stream
+from hyperjax.rng import experiment_key
 
 
-def run(context: Context) -> Fig6:
+def run(context: Context) -> Convergence:
     trained = context.trained
     original = trained.data.test[: context.num_samples, -1]
-    model = trained.hyperreps[train_hyperrep.main_name(trained.config)]
-    reconstructed = hyperrep.reconstruct(model, original)
-    key = jax.random.fold_in(root_key(trained.config.seed, Stream.EXPERIMENTS), _NOISE)
+    model = trained.hyperreps[trained.main]
+    reconstructed = hyperrep.reconstruct(model, original, aligned=True)
+    key = experiment_key(trained.config.seed, "fig6")
     starts = {
         ORIGINAL: original,
         RECONSTRUCTED: reconstructed,
         NOISY: convergence.with_noise(original, reconstructed, key),
     }
     epochs = range(trained.config.evaluation.epochs[-1] + 1)
-    return convergence.run(
+    return convergence.compare(
         {
             name: finetuned(context, f"fig6-{name.split()[-1]}", vectors, context.home,
                                     epochs)
@@ -39,9 +35,9 @@ def run(context: Context) -> Fig6:
     )  # fmt: skip
 
 
-def section(context: Context, result: Fig6) -> Section:
+def section(context: Context, result: Convergence) -> Section:
     config, epochs = context.trained.config, result.epochs
-    seen = config.autoencoder.epochs_seen[-1]
+    seen = config.autoencoder.data.epochs_seen[-1]
     accuracy = {name: band(epochs, 100 * a, config) for name, a in result.accuracy.items()}
     distance = {name: band(epochs, d, config) for name, d in result.distance.items()}
     cosine = {name: band(epochs, c, config) for name, c in result.cosine.items()}

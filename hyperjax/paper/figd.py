@@ -5,52 +5,37 @@ import numpy as np
 
 from hyperjax import hyperrep
 from hyperjax.analysis import geometry
-from hyperjax.analysis.geometry import TRAIN, FigD
-from hyperjax.app import sample, train_hyperrep
+from hyperjax.analysis.geometry import TRAIN, Geometry
 from hyperjax.app.context import Context
-from hyperjax.app.populations import sources
-from hyperjax.app.progress import bar
+from hyperjax.app.populations import LATENT, drawn, sources
 from hyperjax.paper.common import spread
 from hyperjax.report import plots, scatter
 from hyperjax.report.page import Figure, Section
 from hyperjax.report.tables import Spread, Table
-from hyperjax.rng import Stream, root_key
+from hyperjax.rng import experiment_key
 
-_STREAM = 11  # the experiment's own part of its stream
 _PAIRS = 150  # of a population, at most, in the picture of angles
 _MEMBERS = 1000  # of the zoo, at most: all pairs are compared
 HELD_OUT = "held-out members"
 
 
-def run(context: Context) -> FigD:
+def run(context: Context) -> Geometry:
     trained = context.trained
-    config, data, main = trained.config, trained.data, train_hyperrep.main_name(trained.config)
-    model = trained.hyperreps[main]
+    data, model = trained.data, trained.hyperreps[trained.main]
     members, held_out = data.train[:_MEMBERS], data.test[:_MEMBERS]
-    others = {HELD_OUT: hyperrep.encode(model, held_out.reshape(-1, held_out.shape[-1]))}
-    # the key of drawn: the latents of the populations of all other experiments
-    key = jax.random.fold_in(root_key(config.seed, Stream.SAMPLES), config.seed)
-    chosen = {
-        label: source.sampler
-        for label, source in sources(context).items()
-        if label.startswith("S_") and source.hyperrep == main
-    }
-    with bar("latents", len(chosen)) as advance:
-        for label, sampler in chosen.items():
-            others[label] = sample.draw(trained, main, sampler, context.num_samples, key).samples
-            advance(1, label)
-    root = jax.random.fold_in(root_key(config.seed, Stream.EXPERIMENTS), _STREAM)
-    return geometry.run(
-        hyperrep.encode(model, members.reshape(-1, members.shape[-1])).reshape(
-            *members.shape[:2], -1
-        ),
-        others,
-        data.quality[:_MEMBERS],
-        seed=int(jax.random.bits(root)),
-    )
+
+    def encoded(trajectories: np.ndarray) -> np.ndarray:
+        return hyperrep.encode(model, trajectories, aligned=True)
+
+    others = {HELD_OUT: encoded(held_out).reshape(-1, model.config.architecture.latent)}
+    for label, source in sources(context).items():
+        if source.kind == LATENT:
+            others[label] = np.asarray(drawn(context, label).latents)
+    seed = int(jax.random.bits(experiment_key(trained.config.seed, "figD")))
+    return geometry.geometry(encoded(members), others, data.quality[:_MEMBERS], seed=seed)
 
 
-def section(context: Context, result: FigD) -> Section:
+def section(context: Context, result: Geometry) -> Section:
     return Section(
         "figD",
         "Geometry of latents (Appendix D)",
@@ -82,7 +67,7 @@ def section(context: Context, result: FigD) -> Section:
     )  # fmt: skip
 
 
-def _finding(result: FigD) -> str:
+def _finding(result: Geometry) -> str:
     """What the train latents' norms and angles say, in words."""
     train, held_out = result.clouds[TRAIN], result.clouds[HELD_OUT]
     gaussian, cube = result.expected["Gaussian"], result.expected["uniform cube"]
@@ -107,7 +92,7 @@ def _finding(result: FigD) -> str:
     )
 
 
-def _table(result: FigD) -> Table:
+def _table(result: Geometry) -> Table:
     rows = []
     for name, c in result.clouds.items():
         rows.append((name, len(c.norms), spread(c.norms), spread(c.cosines),
@@ -129,7 +114,7 @@ def _table(result: FigD) -> Table:
     )  # fmt: skip
 
 
-def _distributions(context: Context, result: FigD) -> tuple[Figure, ...]:
+def _distributions(context: Context, result: Geometry) -> tuple[Figure, ...]:
     rng = np.random.default_rng(context.trained.config.seed)
     cosines = {
         name: rng.choice(c.cosines, min(_PAIRS, len(c.cosines)), replace=False)
@@ -156,7 +141,7 @@ def _distributions(context: Context, result: FigD) -> tuple[Figure, ...]:
     )
 
 
-def _planes(result: FigD) -> list[Figure]:
+def _planes(result: Geometry) -> list[Figure]:
     figures = []
     share = [f"{100 * part:.1f} %" for part in result.explained]
     for name, title, places, axes in (

@@ -1,49 +1,57 @@
 """The head of the report: what it was made with and on, and all populations side by side."""
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Sequence
 
 from hyperjax.app.context import Context
-from hyperjax.app.train import Trained
-from hyperjax.paper.common import HYPERREPS, PARTS, percent
+from hyperjax.app.run import Run
+from hyperjax.app.train_hyperrep import chosen
+from hyperjax.errors import HyperJaxError
+from hyperjax.paper.common import HYPERREPS
+from hyperjax.paper.fig4 import NOVELTY
 from hyperjax.report.page import Section
-from hyperjax.report.tables import Cell, Table
+from hyperjax.report.tables import Cell, Spread, Table
 
 
-def facts(context: Context, run_info: dict, seconds: float) -> dict[str, str]:
-    """What the report's figures were made with and on."""
+def facts(context: Context, run_info: dict) -> dict[str, str]:
+    """What the report's figures were made with and on, as of the last command."""
     trained = context.trained
     config, data, parts = trained.config, trained.images, trained.split
     device = f"{len(run_info['devices'])} x {run_info['devices'][0]} ({run_info['cores']} cores)"
-    versions = run_info["versions"]
+    versions, count = run_info["versions"], trained.images.num_images
     return {
         "data set": f"{data.name} ({data.source}, fingerprint {data.fingerprint})",
-        "images": f"{len(data.train.labels)} train, {len(data.val.labels)} validation, "
-        f"{len(data.test.labels)} test",
+        "images": f"{count['train']} train, {count['val']} validation, {count['test']} test",
         "zoo": f"{len(trained.zoo.members)} members, {config.zoo.epochs} epochs; split by member "
         f"{len(parts.train)} / {len(parts.val)} / {len(parts.test)}; "
         f"{len(trained.zoo.members) - sum(map(len, parts))} left out (diverged)",
-        "hyper-representations": _chosen(trained),
+        "autoencoder": _architecture(trained),
+        **{f"{HYPERREPS[name]}, used as of": _chosen(trained, name) for name in trained.hyperreps},
         "samples": f"{context.num_samples} per population",
         "seed": str(config.seed),
         "hardware": device,
-        "software": f"hyperjax {versions['hyperjax']}, jax {versions['jax']}, "
-        f"Python {run_info['python']}",
-        "command": run_info["command"],
-        "evaluation time": f"{seconds:.0f} s",
+        "software": f"hyperjax {versions['hyperjax']} ({run_info['commit'] or 'no commit known'}), "
+        f"jax {versions['jax']}, Python {run_info['python']}",
+        "last command": run_info["command"],
         "date": run_info["time"],
     }
 
 
-def _chosen(trained: Trained) -> str:
-    """What the autoencoders are, in a line."""
-    c = trained.config.autoencoder
+def _architecture(trained: Run) -> str:
+    c = trained.config.autoencoder.architecture
     kind = "attention beside fixed principal components" if c.linear_path else "attention"
-    return f"{', '.join(trained.hyperreps)}; {kind}, latent {c.latent}, {c.steps} steps"
+    return f"{kind}, latent {c.latent}"
 
 
-def section(context: Context, results: Mapping[str, Any]) -> Section:
-    """Every population as decoded, in one table."""
+def _chosen(trained: Run, name: str) -> str:
+    try:
+        return chosen(trained.hyperreps[name].config, trained.hyperreps.info(name)["best_step"])
+    except HyperJaxError as error:  # no reason to lose what other experiments found
+        return str(error)
+
+
+def section(rows: Sequence[Sequence[str | float | None]]) -> Section:
+    """Every population as decoded, in one table: name, models, mean and standard deviation of the
+    accuracy, disagreement, novelty."""
     return Section(
         "overview",
         "Side by side",
@@ -51,37 +59,31 @@ def section(context: Context, results: Mapping[str, Any]) -> Section:
             "Accuracy on test images of the zoo, of reconstructions, of the weight-space "
             "baselines and of each sampler as decoded, before any step of training. "
             "Disagreement is the mean share of test images on which two models of a "
-            "population differ: a population that collapsed to one model has 0. Novelty is "
-            "the mean distance to the nearest train model, in units of the same distance "
-            "among train models: 0 is a replay of train models, 1 is as far as an unrelated "
-            "member. The best 30 % of train models are chosen by accuracy on validation "
+            f"population differ: a population that collapsed to one model has 0. {NOVELTY} The "
+            "best 30 % of train models are chosen by accuracy on validation "
             "images; subsample and bootstrap choose by it among what they draw.",
             "kde draws every latent dimension independently (the paper's text); kde_anchor "
             "draws one train model and adds one shared scalar of noise (the published "
             "code): it replays train models. B_ are samples of the autoencoder without "
             "layer-wise loss normalisation (LWLN).",
         ),
-        tables=(_table(context.trained, results),),
+        tables=(_table(rows),),
     )
 
 
-def _table(trained: Trained, results: Mapping[str, Any]) -> Table:
-    rows: list[tuple[Cell, ...]] = []
-    for (name, part), r in results.get("fig2", {}).items():
-        if name == next(iter(trained.hyperreps)):
-            originals = r.original_accuracy
-            rows.append((f"zoo, {PARTS[part]}", len(originals), percent(originals), None, None))
-    for (name, part), r in results.get("fig2", {}).items():
-        label = f"reconstructed {PARTS[part]}, {HYPERREPS[name]}"
-        rows.append((label, len(r.accuracy), percent(r.accuracy), 100 * r.disagreement, None))
-    if "fig4" in results:
-        for name, row in results["fig4"].populations.items():
-            cells = (100 * row.disagreement, round(row.novelty, 3))
-            rows.append((name, len(row.accuracy), percent(row.accuracy), *cells))
+def _table(rows: Sequence[Sequence[str | float | None]]) -> Table:
+    cells: list[tuple[Cell, ...]] = [
+        (name, models, Spread(_number(mean), _number(std)), differ, novelty)
+        for name, models, mean, std, differ, novelty in rows
+    ]
     return Table(
         "side_by_side",
         "As decoded",
         ("population", "models", "test accuracy (%)", "disagreement (%)", "novelty"),
-        tuple(rows),
+        tuple(cells),
         note="mean ± standard deviation over models",
     )
+
+
+def _number(value: float | None) -> float:
+    return float("nan") if value is None else value

@@ -3,12 +3,13 @@
 import numpy as np
 from rich.table import Table as ConsoleTable
 
-from hyperjax.analysis import comparisons
-from hyperjax.analysis.comparisons import Tab1
+from hyperjax.analysis import comparisons, statistics
+from hyperjax.analysis.comparisons import OverEpochs
 from hyperjax.app.context import Context
 from hyperjax.app.populations import drawn, from_scratch, generated, sources
 from hyperjax.app.progress import console
 from hyperjax.paper import published
+from hyperjax.paper.common import effects_table
 from hyperjax.report import plots
 from hyperjax.report.page import Figure, Section
 from hyperjax.report.tables import Spread, Table
@@ -16,14 +17,14 @@ from hyperjax.report.tables import Spread, Table
 _CURVES = ("S_uniform", "S_kde30", "S_kde_anchor30", "S_joint", "aligned_mean", "B_kde30")
 
 
-def run(context: Context) -> Tab1:
+def run(context: Context) -> OverEpochs:
     config, scratch = context.trained.config, from_scratch(context)
     labels = list(sources(context))
     for label in labels:  # all first: a sampler that cannot be fitted says so early
         drawn(context, label)
     populations = {"B_T": scratch}
     populations |= {label: generated(context, label) for label in labels}
-    return comparisons.run(
+    return comparisons.over_epochs(
         populations,
         sorted({*config.evaluation.epochs, 25, int(scratch.epochs[-1])}),
         context.trained.task,
@@ -32,12 +33,12 @@ def run(context: Context) -> Tab1:
     )
 
 
-def section(context: Context, result: Tab1) -> Section:
+def section(context: Context, result: OverEpochs) -> Section:
     epochs, trained = sorted(result.comparisons), context.trained
     dataset = trained.config.dataset
     figures = []
     if len(epochs) > 1:
-        shift = trained.config.autoencoder.epochs_seen[-1]
+        shift = trained.config.autoencoder.data.epochs_seen[-1]
         figures += [_curves(result, epochs, 0), _curves(result, epochs, shift)]
     return Section(
         "tab1",
@@ -57,7 +58,7 @@ def section(context: Context, result: Tab1) -> Section:
     )
 
 
-def _curves(result: Tab1, epochs: list[int], shift: int) -> Figure:
+def _curves(result: OverEpochs, epochs: list[int], shift: int) -> Figure:
     """Training from scratch against a few populations; with `shift`, in epochs of training that
     went into them, the zoo's included."""
     others = [name for name in result.populations if name in _CURVES]
@@ -81,7 +82,7 @@ def _curves(result: Tab1, epochs: list[int], shift: int) -> Figure:
     )
 
 
-def _accuracy_table(result: Tab1, epochs: list[int], dataset: str) -> Table:
+def _accuracy_table(result: OverEpochs, epochs: list[int], dataset: str) -> Table:
     known = [
         (e, p) for e in epochs for p in published.TAB1.get(e, {}) if dataset in published.TAB1[e][p]
     ]
@@ -110,7 +111,7 @@ def _accuracy_table(result: Tab1, epochs: list[int], dataset: str) -> Table:
     )
 
 
-def _interval_table(result: Tab1, epochs: list[int]) -> Table:
+def _interval_table(result: OverEpochs, epochs: list[int]) -> Table:
     rows = []
     for name, row in result.populations.items():
         for epoch in epochs:
@@ -123,29 +124,25 @@ def _interval_table(result: Tab1, epochs: list[int]) -> Table:
     return Table("intervals", "95 % bootstrap intervals", columns, tuple(rows))
 
 
-def _comparison_table(result: Tab1, epochs: list[int]) -> Table:
-    rows = []
-    for epoch in epochs:
-        for a, b, c in result.comparisons[epoch]:
-            if "B_T" in (a, b):
-                sign, other = (1, a) if b == "B_T" else (-1, b)
-                cles = c.cles if sign == 1 else 1 - c.cles
-                rows.append((other, epoch, sign * c.rank_biserial, cles, c.mwu_p,
-                             sign * c.cohens_d, c.welch_p))  # fmt: skip
-    return Table(
+def _comparison_table(result: OverEpochs, epochs: list[int]) -> Table:
+    found = {
+        (name, epoch): comparison
+        for epoch in epochs
+        for name, comparison in statistics.against(result.comparisons[epoch], "B_T").items()
+    }
+    return effects_table(
         "against_b_t",
         "Against B_T at the same epoch",
-        ("population", "epoch", "rank-biserial", "common-language effect", "p Mann-Whitney",
-         "Cohen's d", "p Welch"),
-        tuple(rows),
+        ("population", "epoch"),
+        found,
         note="Positive: above B_T. Two-sided, Holm-corrected over all pairs of the epoch; all "
         "pairs are in tab1.json.",
-    )  # fmt: skip
+    )
 
 
-def print_summary(tab1: Tab1) -> None:
+def print_summary(result: OverEpochs) -> None:
     """The populations' accuracies on the console."""
-    epochs = sorted(tab1.comparisons)
+    epochs = sorted(result.comparisons)
     table = ConsoleTable(
         title="test accuracy (%)",
         caption="differ: share of test images on which two models of a population disagree at "
@@ -154,7 +151,7 @@ def print_summary(tab1: Tab1) -> None:
     for column in ("population", *(f"epoch {e}" for e in epochs), "differ"):
         name = column == "population"
         table.add_column(column, justify="left" if name else "right", no_wrap=name)
-    for name, row in tab1.populations.items():
+    for name, row in result.populations.items():
         cells = [
             f"{100 * row.summary[e].mean:.1f} ± {100 * row.summary[e].std:.1f}"
             if e in row.summary

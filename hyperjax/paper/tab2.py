@@ -4,12 +4,12 @@ from typing import NamedTuple
 
 import numpy as np
 
-from hyperjax.analysis import comparisons
-from hyperjax.analysis.comparisons import Tab1
+from hyperjax.analysis import comparisons, statistics
+from hyperjax.analysis.comparisons import OverEpochs
 from hyperjax.app.context import Context, Target
 from hyperjax.app.populations import available, drawn, finetuned, from_scratch, pretrained, sources
 from hyperjax.paper import published
-from hyperjax.paper.common import band, percent
+from hyperjax.paper.common import band, effects_table, percent
 from hyperjax.report import plots
 from hyperjax.report.page import Figure, Section
 from hyperjax.report.tables import Table
@@ -23,7 +23,7 @@ class Transfer(NamedTuple):
     source: str
     target: str
     compared: tuple[int, ...]  # epochs in the tables
-    table: Tab1  # at all epochs
+    table: OverEpochs  # at all epochs
 
 
 def run(context: Context) -> dict[str, Transfer]:
@@ -44,7 +44,7 @@ def _to(context: Context, target: Target, labels: list[str]) -> Transfer:
         label: finetuned(context, label, vectors, target, epochs)
         for label, vectors in starts.items()
     }
-    table = comparisons.run(
+    table = comparisons.over_epochs(
         populations,
         sorted({*epochs, *map(int, populations["B_T"].epochs)}),
         target.task,
@@ -98,22 +98,21 @@ def _accuracy_table(transfer: Transfer) -> Table:
 
 
 def _comparison_table(transfer: Transfer) -> Table:
-    rows = []
-    for epoch in transfer.compared[1:]:
-        for a, b, c in transfer.table.comparisons[epoch]:
-            for base in ("B_T", "B_F"):
-                if base == a and b not in ("B_T", "B_F"):
-                    rows.append((f"{b} against {base}", epoch, -c.rank_biserial, 1 - c.cles,
-                                 c.mwu_p, -c.cohens_d, c.welch_p))  # fmt: skip
-    return Table(
+    found = {
+        (f"{name} against {base}", epoch): comparison
+        for epoch in transfer.compared[1:]
+        for base in ("B_T", "B_F")
+        for name, comparison in statistics.against(transfer.table.comparisons[epoch], base).items()
+        if name not in ("B_T", "B_F")
+    }
+    return effects_table(
         f"comparisons_{transfer.target}",
         f"{transfer.source} to {transfer.target}: samples against B_T and B_F",
-        ("populations", "epoch", "rank-biserial", "common-language effect", "p Mann-Whitney",
-         "Cohen's d", "p Welch"),
-        tuple(rows),
+        ("populations", "epoch"),
+        found,
         note="Positive: above the baseline. Two-sided, Holm-corrected over all pairs of the epoch; "
         "all pairs are in tab2.json.",
-    )  # fmt: skip
+    )
 
 
 def _curves(context: Context, transfer: Transfer) -> Figure:

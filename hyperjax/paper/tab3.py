@@ -4,7 +4,6 @@ import numpy as np
 
 from hyperjax.analysis import conditioning
 from hyperjax.analysis.conditioning import Conditioned
-from hyperjax.app import train_hyperrep
 from hyperjax.app.context import Context
 from hyperjax.app.populations import from_scratch
 from hyperjax.errors import HyperJaxError
@@ -20,23 +19,22 @@ def run(context: Context) -> dict[str, Conditioned]:
     """For every target: its zoo's test members, or models trained now, at the last epoch that an
     autoencoder of that zoo would see."""
     trained, evaluation = context.trained, context.trained.config.evaluation
-    model = trained.hyperreps[train_hyperrep.main_name(trained.config)]
+    model = trained.hyperreps[trained.main]
     result = {}
     for target in context.targets:
         models = from_scratch(context, target)
-        column = snapshot_index(models, [target.config.autoencoder.epochs_seen[-1]])[0]
+        column = snapshot_index(models, [target.config.autoencoder.data.epochs_seen[-1]])[0]
         unseen = np.asarray(models.weights[:, column])
         unseen = unseen[np.isfinite(unseen).all(axis=1)]
         if not len(unseen):
             raise HyperJaxError(f"target {target.name}: every model has diverged")
-        result[target.name] = conditioning.run(
+        result[target.name] = conditioning.condition(
             model,
             unseen,
             trained.data.train[: context.num_samples, -1],
             target.task,
             ensemble_size=evaluation.ensemble_sizes[-1],
             draws=evaluation.ensemble_draws,
-            how=evaluation.ensemble,
             seed=trained.config.seed,
         )
     return result

@@ -4,26 +4,25 @@ import jax
 import numpy as np
 
 from hyperjax.analysis import unseen
-from hyperjax.analysis.unseen import RANDOM, Population, Tab4
+from hyperjax.analysis.unseen import RANDOM, Population, Unseen
 from hyperjax.app.context import Context, Target
 from hyperjax.app.populations import available, drawn, finetuned, pretrained, sources
-from hyperjax.app.train_population import make_engine
 from hyperjax.models import variants
 from hyperjax.models.variants import VARIANTS
 from hyperjax.paper import published
-from hyperjax.paper.common import band
+from hyperjax.paper.common import band, effects_table
+from hyperjax.population.lockstep import make_engine
 from hyperjax.report import plots
 from hyperjax.report.page import Figure, Section
 from hyperjax.report.tables import Spread, Table
-from hyperjax.rng import Stream, root_key
+from hyperjax.rng import experiment_key
 from hyperjax.zoo import Zoo
 
 _POPULATIONS = ("S_kde30", "S_kde_anchor30", "S_joint30")
 _CONTROL = "S_kde_anchor30"  # whose weights are also shuffled: the sampler of the paper's figures
-_STREAM = 44  # the experiment's own part of its stream
 
 
-def run(context: Context) -> Tab4:
+def run(context: Context) -> Unseen:
     target = _target(context)
     labels = available(context, _POPULATIONS) or list(sources(context))[:3]
     starts = {label: np.asarray(drawn(context, label).weights[:, 0]) for label in labels}
@@ -33,7 +32,7 @@ def run(context: Context) -> Tab4:
     starts = {name: vectors[:count] for name, vectors in starts.items()}
     populations = {name: _finetuned(context, target, name, starts) for name in VARIANTS}
     config = context.trained.config
-    return unseen.run(
+    return unseen.compare(
         populations,
         target.config.evaluation.epochs,
         bootstrap=config.evaluation.bootstrap,
@@ -52,9 +51,9 @@ def _finetuned(
     config, variant = target.config, VARIANTS[name]
     source = context.trained.zoo.spec
     spec = variant.spec(source.layers[0].shape[1], config.zoo.activation)
-    engine = make_engine(config, spec, model=variant.model, draw=variants.init_vector)
+    engine = make_engine(config.zoo, spec, model=variant.model, draw=variants.init_vector)
     seed, number = context.trained.config.seed, list(VARIANTS).index(name)
-    key = jax.random.fold_in(root_key(seed, Stream.EXPERIMENTS), _STREAM)
+    key = experiment_key(seed, "tab4")
     starts = unseen.starts(
         jax.random.fold_in(key, number),
         source,
@@ -74,7 +73,7 @@ def _finetuned(
     }  # fmt: skip
 
 
-def section(context: Context, result: Tab4) -> Section:
+def section(context: Context, result: Unseen) -> Section:
     target, evaluation = _target(context), context.trained.config.evaluation
     count = next(iter(next(iter(result.populations.values())).values())).accuracy
     models = len(next(iter(count.values())))
@@ -145,29 +144,19 @@ def _accuracy_table(name: str, title: str, rows: dict[str, Population]) -> Table
     )
 
 
-def _comparison_table(name: str, title: str, result: Tab4) -> Table:
-    rows = [
-        (
-            f"{p.name} - {p.against}",
-            p.epoch,
-            p.comparison.rank_biserial,
-            p.comparison.cles,
-            p.comparison.mwu_p,
-            p.comparison.cohens_d,
-            p.comparison.welch_p,
-        )
-        for p in result.comparisons
-        if p.architecture == name
-    ]
-    return Table(
+def _comparison_table(name: str, title: str, result: Unseen) -> Table:
+    return effects_table(
         f"{name}_tests",
         f"{title}: differences",
-        ("populations", "epoch", "rank-biserial", "common-language effect", "p Mann-Whitney",
-         "Cohen's d", "p Welch"),
-        tuple(rows),
+        ("populations", "epoch"),
+        {
+            (f"{pair.name} - {pair.against}", pair.epoch): pair.comparison
+            for pair in result.comparisons
+            if pair.architecture == name
+        },
         note="Positive: the first is above the second. Two-sided, Holm-corrected over all "
         "architectures, populations and epochs.",
-    )  # fmt: skip
+    )
 
 
 def _paper_table() -> Table:

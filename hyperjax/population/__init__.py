@@ -1,11 +1,10 @@
 """Populations of networks in lock step: one member, mapped (`engine`); any number of members on the
-images of a task (`evaluation`)."""
+images of a task (`evaluation`); trained epoch by epoch (`lockstep`)."""
 
 from hyperjax.population.engine import (
     Engine,
     Evaluation,
     Hyper,
-    Images,
     Members,
     evaluate,
     hyper,
@@ -23,7 +22,6 @@ __all__ = [
     "Engine",
     "Evaluation",
     "Hyper",
-    "Images",
     "Members",
     "evaluate",
     "hyper",

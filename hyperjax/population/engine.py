@@ -27,22 +27,13 @@ from hyperjax.config import TrainingConfig
 from hyperjax.errors import HyperJaxError, unknown
 from hyperjax.models.cnn import ZooCNN, init_vector
 from hyperjax.models.conv import FORMS, default_form
-from hyperjax.types import Array, Key
+from hyperjax.types import Array, Images, Key
 from hyperjax.weights import WeightSpec
 
 _INIT, _SHUFFLE = 0, 1  # streams of random numbers of one member
 _NO_CLASS = 255  # the prediction of a diverged network
 # One after another, a member's activations should stay in a core's cache.
 _MICRO_BATCH = {"map": 32, "vmap": 128}
-
-
-class Images(NamedTuple):
-    """One split of an image data set on the device, and its normalisation."""
-
-    pixels: Array  # uint8[N, 28, 28, C]
-    labels: Array  # int32[N]
-    mean: Array  # float32[C], of pixels / 255
-    std: Array  # float32[C]
 
 
 class Members(NamedTuple):
@@ -77,7 +68,7 @@ class Engine:
     optimizer: str
     batch_size: int
     micro_batch: int  # images that pass through a network at once; larger batches are summed up
-    members: str  # "map" or "vmap"
+    mapping: str  # of members: "map" or "vmap"
     mesh: Mesh
 
 
@@ -87,7 +78,7 @@ def make_engine(
     *,
     init: str = "uniform",
     conv: str = "auto",
-    members: str = "auto",
+    mapping: str = "auto",
     devices: Any = None,
     model: Callable[..., Any] = ZooCNN,
     draw: Callable[[WeightSpec, str, Key], Array] = init_vector,
@@ -100,10 +91,10 @@ def make_engine(
     """
     devices = jax.devices() if devices is None else devices
     on_cpu = devices[0].platform == "cpu"
-    if members == "auto":
-        members = "map" if on_cpu else "vmap"
-    if members not in ("map", "vmap"):
-        raise unknown("value of members", members, ("auto", "map", "vmap"))
+    if mapping == "auto":
+        mapping = "map" if on_cpu else "vmap"
+    if mapping not in ("map", "vmap"):
+        raise unknown("mapping of members", mapping, ("auto", "map", "vmap"))
     form = default_form(devices[0].platform) if conv == "auto" else conv
     if form not in FORMS:
         raise unknown("form of convolution", form, ("auto", *FORMS))
@@ -114,8 +105,8 @@ def make_engine(
         draw=draw,
         optimizer=training.optimizer,
         batch_size=training.batch_size,
-        micro_batch=_MICRO_BATCH[members],
-        members=members,
+        micro_batch=_MICRO_BATCH[mapping],
+        mapping=mapping,
         mesh=Mesh(np.asarray(devices), ("member",), axis_types=(AxisType.Auto,)),
     )
 
@@ -261,7 +252,7 @@ def _over_members(engine: Engine, fn: Callable) -> Callable:
         def one(member):
             return fn(member, *shared)
 
-        return jax.vmap(one)(per_member) if engine.members == "vmap" else lax.map(one, per_member)
+        return jax.vmap(one)(per_member) if engine.mapping == "vmap" else lax.map(one, per_member)
 
     def mapped(per_member, *shared):
         specs = (P("member"), *([P()] * len(shared)))
@@ -343,12 +334,8 @@ def place_members(engine: Engine, tree: Any, size: int = 0) -> Any:
     return distributed.put(rows, NamedSharding(engine.mesh, P("member")))
 
 
-def place_images(engine: Engine, pixels, labels, mean, std) -> Images:
-    """Copy one split of images to every device."""
-    images = Images(
-        np.asarray(pixels, np.uint8),
-        np.asarray(labels, np.int32),
-        np.asarray(mean, np.float32),
-        np.asarray(std, np.float32),
-    )
-    return distributed.put(images, NamedSharding(engine.mesh, P()))
+def place_images(engine: Engine, images: Images) -> Images:
+    """One split of images on every device."""
+    dtypes = (np.uint8, np.int32, np.float32, np.float32)
+    host = Images(*(np.asarray(x, dtype) for x, dtype in zip(images, dtypes, strict=True)))
+    return distributed.share(host, engine.mesh)

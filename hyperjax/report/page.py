@@ -5,23 +5,32 @@ The page needs no network and no scripts; pictures are part of it. Layout of the
     index.html
     <section>.json              data of a section, if it has any
     <section>/<table>.csv       every table, in full precision
+    <section>/<figure>.svg      every picture (or .png)
+    <section>/section.html      the section as it stands in the page,
+    <section>/section.json      and when and by what it was made
+
+so that a report grows: sections that are not written again stay as they are.
 """
 
 import base64
 import dataclasses
 import json
-import math
 import re
 from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from hyperjax.errors import HyperJaxError
-from hyperjax.report.tables import Cell, Table, column_decimals, format_cell, is_numeric, to_csv
-from hyperjax.store.files import atomic_write
+from hyperjax.report.tables import (
+    Cell,
+    Table,
+    column_decimals,
+    format_cell,
+    is_numeric,
+    to_csv,
+)
+from hyperjax.store.files import atomic_write, remove, to_jsonable
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 
@@ -45,6 +54,7 @@ class Section:
       id: anchor of the section and name of its files: letters, digits, "_" and "-".
       text: paragraphs of plain text.
       data: what `<id>.json` holds: mappings, sequences, dataclasses, arrays and scalars.
+      overview: rows of the table that has a line of each population, for whoever makes it.
     """
 
     id: str
@@ -53,6 +63,7 @@ class Section:
     tables: tuple[Table, ...] = ()
     figures: tuple[Figure, ...] = ()
     data: Mapping[str, Any] | None = None
+    overview: tuple[tuple[str | float | None, ...], ...] = ()
 
 
 def write_report(
@@ -61,48 +72,75 @@ def write_report(
     meta: Mapping[str, str],
     sections: Sequence[Section],
     *,
-    subtitle: str = "",
+    made: str = "",
+    order: Sequence[str] = (),
 ) -> Path:
-    """Write a report and return the path of its page.
+    """Write sections and the page of all that are there; returns its path.
 
     Every file appears by write-then-rename, the page last, so that it never links to a file
-    that is missing. `meta` is shown as a list of facts (seed, data set, hardware).
+    that is missing.
+
+    Args:
+      meta: facts (seed, data set, hardware), shown as a list.
+      made: when and by what the sections were made.
+      order: ids of the sections of the page, as far as there are such; default: those given.
 
     Raises HyperJaxError if a name is no file name or is used twice, if a row does not fit its
     columns, if a picture is neither SVG nor PNG, or if a file cannot be written.
     """
     folder = Path(folder)
     _check(sections)
-    page = _page(title, subtitle, meta, sections)
-    for section in sections:
-        for table in section.tables:
-            atomic_write(folder / section.id / f"{table.name}.csv", to_csv(table).encode())
-        if section.data is not None:
-            text = json.dumps(to_jsonable(section.data), indent=1, allow_nan=False)
-            atomic_write(folder / f"{section.id}.json", text.encode())
-    atomic_write(folder / "index.html", page.encode())
+    fragments = [_section(section) for section in sections]  # all, before any is written
+    stale: list[Path] = []
+    for section, fragment in zip(sections, fragments, strict=True):
+        stale += _write_section(folder, section, fragment, made)
+    found = _stored(folder, order or [section.id for section in sections])
+    atomic_write(folder / "index.html", _page(title, meta, folder, found).encode())
+    remove(*stale)  # once no page links to them any more
     return folder / "index.html"
 
 
-def to_jsonable(value: Any) -> Any:
-    """Mappings, sequences, dataclasses, named tuples, arrays and scalars -> what JSON can hold.
+def mark_failed(folder: Path, section: str, reason: str) -> None:
+    """Let the page say that making a section anew has failed, if it is there from earlier."""
+    for name, about in _stored(folder, [section]).items():
+        about["failed"] = reason
+        atomic_write(folder / name / "section.json", json.dumps(about).encode())
 
-    Numbers that are not finite become null, which JSON has no other way to say.
-    """
-    if dataclasses.is_dataclass(value):
-        fields = dataclasses.fields(value)
-        return {field.name: to_jsonable(getattr(value, field.name)) for field in fields}
-    if hasattr(value, "_asdict"):  # a NamedTuple
-        value = value._asdict()
-    if isinstance(value, Mapping):
-        return {str(name): to_jsonable(entry) for name, entry in value.items()}
-    if isinstance(value, tuple | list):
-        return [to_jsonable(entry) for entry in value]
-    if hasattr(value, "__array__"):  # NumPy and JAX, arrays and scalars
-        return to_jsonable(np.asarray(value).tolist())
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value
+
+def overview(folder: Path, order: Sequence[str]) -> list[list[str | float | None]]:
+    """The overview rows of all sections that are there."""
+    return [row for about in _stored(folder, order).values() for row in about["overview"]]
+
+
+def _write_section(folder: Path, section: Section, fragment: str, made: str) -> list[Path]:
+    """Returns what is there of an earlier result and is no part of this one."""
+    files = {f"{table.name}.csv": to_csv(table).encode() for table in section.tables}
+    files |= {f"{f.name}.{_kind(f)}": f.image for f in section.figures}
+    about = {"title": section.title, "made": made, "overview": section.overview, "failed": ""}
+    files |= {"section.html": fragment.encode()}
+    files |= {"section.json": json.dumps(to_jsonable(about), allow_nan=False).encode()}
+    for name, content in files.items():
+        atomic_write(folder / section.id / name, content)
+    if section.data is not None:
+        text = json.dumps(to_jsonable(section.data), indent=1, allow_nan=False)
+        atomic_write(folder / f"{section.id}.json", text.encode())
+    there = (folder / section.id).glob("*")  # nothing, where another process writes
+    stale = [path for path in there if path.name not in files]
+    return stale if section.data is not None else [*stale, folder / f"{section.id}.json"]
+
+
+def _stored(folder: Path, order: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """What is known of the sections that are there, by id."""
+    found = {}
+    for name in order:
+        path = folder / name / "section.json"
+        try:
+            if path.exists() and (folder / name / "section.html").exists():
+                about = json.loads(path.read_text())
+                found[name] = {key: about[key] for key in ("title", "made", "overview", "failed")}
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise HyperJaxError(f"cannot read {path}: {error!r}; delete {path.parent}") from error
+    return found
 
 
 def _check(sections: Sequence[Section]) -> None:
@@ -130,13 +168,21 @@ def _check_names(kind: str, names: Sequence[str]) -> None:
         raise HyperJaxError(f"{kind}: name used more than once: {', '.join(sorted(twice))}")
 
 
-def _page(title: str, subtitle: str, meta: Mapping[str, str], sections: Sequence[Section]) -> str:
+def _page(
+    title: str, meta: Mapping[str, str], folder: Path, sections: Mapping[str, dict[str, Any]]
+) -> str:
     facts = "".join(
         f"<div><dt>{escape(name)}</dt><dd>{escape(str(value))}</dd></div>\n"
         for name, value in meta.items()
     )
     links = "".join(
-        f'<li><a href="#{section.id}">{escape(section.title)}</a></li>\n' for section in sections
+        f'<li><a href="#{name}">{escape(about["title"])}</a></li>\n'
+        for name, about in sections.items()
+    )
+    body = "".join(
+        f'<section id="{name}">\n<h2>{escape(about["title"])}</h2>\n{_origin(about)}'
+        f"{(folder / name / 'section.html').read_text()}</section>\n"
+        for name, about in sections.items()
     )
     return f"""<!DOCTYPE html>
 <html lang="en">
@@ -152,15 +198,21 @@ def _page(title: str, subtitle: str, meta: Mapping[str, str], sections: Sequence
 <body>
 <header>
 <h1>{escape(title)}</h1>
-{f'<p class="subtitle">{escape(subtitle)}</p>' if subtitle else ""}
 {f"<dl>{facts}</dl>" if facts else ""}
 {f'<nav aria-label="Sections"><ol>{links}</ol></nav>' if links else ""}
 </header>
 <main>
-{"".join(map(_section, sections))}</main>
+{body}</main>
 </body>
 </html>
 """
+
+
+def _origin(about: Mapping[str, Any]) -> str:
+    text = f'<p class="files">{escape(about["made"])}</p>\n' if about["made"] else ""
+    if about["failed"]:
+        text += f'<p class="failed">An older result: {escape(about["failed"])}</p>\n'
+    return text
 
 
 def _section(section: Section) -> str:
@@ -169,11 +221,10 @@ def _section(section: Section) -> str:
     tables = "".join(_table(section, table) for table in section.tables)
     data = f'<p class="files"><a href="{section.id}.json">Data of this section (JSON)</a></p>\n'
     return (
-        f'<section id="{section.id}">\n<h2>{escape(section.title)}</h2>\n{text}'
+        text
         + (f'<div class="figures">\n{figures}</div>\n' if figures else "")
         + tables
         + (data if section.data is not None else "")
-        + "</section>\n"
     )
 
 
@@ -185,13 +236,16 @@ def _figure(figure: Figure) -> str:
     )
 
 
-def _data_uri(figure: Figure) -> str:
+def _kind(figure: Figure) -> str:
     if figure.image.startswith(b"\x89PNG"):
-        kind = "image/png"
-    elif figure.image.lstrip().startswith((b"<?xml", b"<svg")):
-        kind = "image/svg+xml"
-    else:
-        raise HyperJaxError(f"figure {figure.name}: expected the bytes of an SVG or PNG picture")
+        return "png"
+    if figure.image.lstrip().startswith((b"<?xml", b"<svg")):
+        return "svg"
+    raise HyperJaxError(f"figure {figure.name}: expected the bytes of an SVG or PNG picture")
+
+
+def _data_uri(figure: Figure) -> str:
+    kind = {"png": "image/png", "svg": "image/svg+xml"}[_kind(figure)]
     return f"data:{kind};base64,{base64.b64encode(figure.image).decode()}"
 
 
@@ -240,12 +294,13 @@ _POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"  # noth
 _CSS = """
 :root {
   --text: #1d2127; --soft: #59616b; --ground: #f5f6f8; --card: #fff; --line: #dde1e6;
-  --link: #0060a8; --stripe: #f8f9fb; --fact: 13rem;
+  --link: #0060a8; --stripe: #f8f9fb; --warn: #a33c00;
+  --fact: 13rem;
 }
 @media (prefers-color-scheme: dark) {
   :root {
     --text: #e4e7eb; --soft: #a2abb6; --ground: #14171b; --card: #1d2126; --line: #363c44;
-    --link: #7cc0f5; --stripe: #21262c;
+    --link: #7cc0f5; --stripe: #21262c; --warn: #ffb38a;
   }
 }
 * { box-sizing: border-box; }
@@ -258,10 +313,11 @@ body {
 h1, h2, h3 { line-height: 1.25; margin: 0; }
 h1 { font-size: clamp(1.5rem, 5vw, 2.1rem); }
 h2 { font-size: 1.35rem; margin-bottom: .6rem; }
+.failed { color: var(--warn); }
 h3 { font-size: 1.02rem; }
 p { margin: .4rem 0 .8rem; max-width: 70ch; }
 a { color: var(--link); }
-.subtitle, figcaption p, .table > p, .files, dt { color: var(--soft); }
+figcaption p, .table > p, .files, dt { color: var(--soft); }
 figcaption p, .table > p, .files { font-size: .9rem; margin: .2rem 0 .5rem; }
 dl {
   display: grid; grid-template-columns: repeat(auto-fill, minmax(var(--fact), 1fr));

@@ -1,37 +1,57 @@
 """Samplers: densities fitted on a population, in latent space or on its weights.
 
-    sampler = get_sampler("joint30", config.samplers)
+    sampler = joint(0.4)                     # or get_sampler("joint30", config.samplers)
     state = sampler.fit(fit_key, latents, validation_accuracy)
     new_latents = sampler.sample(sample_key, state, 100)
 
 A name that ends in 30 is the sampler before it, fitted on the best anchors only
 (`config.best_fraction`, 30 % by default). "subsample:joint30" and "bootstrap:joint30" choose
 among what a sampler draws, by a score (`hyperjax.samplers.selection`); they can be nested. To
-add a sampler, write a function that returns a `Sampler` and give it a line in the registry
-below.
+add a sampler, write a function that returns `make(fit, sample, ...)`, and `register` it.
 """
 
 from collections.abc import Callable
 
 from hyperjax.config import SamplersConfig
 from hyperjax.errors import HyperJaxError, unknown
-from hyperjax.samplers import (
-    baselines,
-    counterfactual,
-    gan,
-    joint,
-    kde,
-    neigh,
-    prior,
-    selection,
-    uniform,
-)
-from hyperjax.samplers.base import Sampler, best, checked
-from hyperjax.samplers.selection import Score
+from hyperjax.samplers.base import Sampler, best, make, named
+from hyperjax.samplers.baselines import aligned_mean, average, noise, pca
+from hyperjax.samplers.counterfactual import counterfactual
+from hyperjax.samplers.gan import gan
+from hyperjax.samplers.joint import joint
+from hyperjax.samplers.kde import kde, kde_anchor
+from hyperjax.samplers.neigh import neigh
+from hyperjax.samplers.prior import prior
+from hyperjax.samplers.selection import Score, bootstrap, subsample
+from hyperjax.samplers.uniform import uniform
 from hyperjax.types import Array
 from hyperjax.weights import WeightSpec
 
-__all__ = ["Sampler", "Score", "best", "check", "describe", "get_sampler", "names"]
+__all__ = [
+    "Sampler",
+    "Score",
+    "aligned_mean",
+    "average",
+    "best",
+    "bootstrap",
+    "check",
+    "counterfactual",
+    "describe",
+    "gan",
+    "get_sampler",
+    "joint",
+    "kde",
+    "kde_anchor",
+    "make",
+    "names",
+    "neigh",
+    "noise",
+    "pca",
+    "prior",
+    "register",
+    "subsample",
+    "uniform",
+]
 
 Build = Callable[[SamplersConfig, WeightSpec | None], Sampler]
 Wrap = Callable[[Sampler, Score, SamplersConfig], Sampler]
@@ -41,36 +61,12 @@ def _best(build: Build) -> Build:
     return lambda config, spec: best(build(config, spec), config.best_fraction)
 
 
-def _kde(config: SamplersConfig, spec: WeightSpec | None) -> Sampler:
-    return kde.kde(config.kde_bandwidth)
-
-
-def _kde_anchor(config: SamplersConfig, spec: WeightSpec | None) -> Sampler:
-    return kde.kde_anchor(config.kde_bandwidth)
-
-
-def _joint(config: SamplersConfig, spec: WeightSpec | None) -> Sampler:
-    return joint.joint(config.joint_bandwidth)
-
-
-def _neigh(config: SamplersConfig, spec: WeightSpec | None) -> Sampler:
-    return neigh.neigh(config.neigh)
-
-
-def _gan(config: SamplersConfig, spec: WeightSpec | None) -> Sampler:
-    return gan.gan(config.gan)
-
-
-def _counterfactual(config: SamplersConfig, spec: WeightSpec | None) -> Sampler:
-    return counterfactual.counterfactual(config.kde_bandwidth, config.counterfactual_fraction)
-
-
 def _subsample(sampler: Sampler, score: Score, config: SamplersConfig) -> Sampler:
-    return selection.subsample(sampler, score, config.subsample_factor)
+    return subsample(sampler, score, config.subsample_factor)
 
 
 def _bootstrap(sampler: Sampler, score: Score, config: SamplersConfig) -> Sampler:
-    return selection.bootstrap(
+    return bootstrap(
         sampler,
         score,
         rounds=config.bootstrap_rounds,
@@ -79,38 +75,64 @@ def _bootstrap(sampler: Sampler, score: Score, config: SamplersConfig) -> Sample
     )
 
 
+_BUILD: dict[str, Build] = {
+    "uniform": lambda c, spec: uniform(),
+    "counterfactual": lambda c, spec: counterfactual(c.kde_bandwidth, c.counterfactual_fraction),
+    "kde": lambda c, spec: kde(c.kde_bandwidth),
+    "kde_anchor": lambda c, spec: kde_anchor(c.kde_bandwidth),
+    "neigh": lambda c, spec: neigh(c.neigh),
+    "gan": lambda c, spec: gan(c.gan),
+    "joint": lambda c, spec: joint(c.joint_bandwidth),
+    "prior": lambda c, spec: prior(),
+    "aligned_mean": lambda c, spec: aligned_mean(),
+    "average": lambda c, spec: average(c.average_of),
+    "noise": lambda c, spec: noise(c.noise_scale, spec),
+    "pca": lambda c, spec: pca(c.pca_components),
+}
+_ALSO_BEST = ("kde", "kde_anchor", "neigh", "gan", "joint")  # NAME30, behind NAME
 _REGISTRY: dict[str, Build] = {
-    "uniform": lambda config, spec: uniform.uniform(),
-    "counterfactual": _counterfactual,
-    "kde": _kde,
-    "kde30": _best(_kde),
-    "kde_anchor": _kde_anchor,
-    "kde_anchor30": _best(_kde_anchor),
-    "neigh": _neigh,
-    "neigh30": _best(_neigh),
-    "gan": _gan,
-    "gan30": _best(_gan),
-    "joint": _joint,
-    "joint30": _best(_joint),
-    "prior": lambda config, spec: prior.prior(),
-    "aligned_mean": lambda config, spec: baselines.aligned_mean(),
-    "average": lambda config, spec: baselines.average(config.average_of),
-    "noise": lambda config, spec: baselines.noise(config.noise_scale, spec),
-    "pca": lambda config, spec: baselines.pca(config.pca_components),
+    name + suffix: _best(build) if suffix else build
+    for name, build in _BUILD.items()
+    for suffix in (("", "30") if name in _ALSO_BEST else ("",))
 }
 _OF_VAES = ("prior",)
 _WRAPPERS: dict[str, Wrap] = {"subsample": _subsample, "bootstrap": _bootstrap}
 
 
+def register(name: str, build: Build) -> None:
+    """Add a sampler to those that are known by name, for the rest of the process.
+
+    Args:
+      name: letters, digits and "_"; one that is taken is refused.
+      build: `build(config: SamplersConfig, spec: WeightSpec | None) -> Sampler`.
+
+    >>> hj.samplers.register("sharp", lambda config, spec: hj.samplers.joint(0.1))
+    >>> "sharp" in hj.samplers.names()
+    True
+    """
+    if not name.isidentifier():
+        raise HyperJaxError(f"sampler {name!r}: expected letters, digits and '_' only")
+    if name in _REGISTRY or name in _WRAPPERS:
+        raise HyperJaxError(f"there is a sampler {name} already")
+    _REGISTRY[name] = build
+
+
 def names(*, vae: bool = False) -> tuple[str, ...]:
     """Names of all samplers that need no score, in the registry's order; with `vae`, also of those
-    that draw from the latents of a variational autoencoder only."""
+    that draw from the latents of a variational autoencoder only.
+
+    >>> hj.samplers.names()[:4]
+    ('uniform', 'counterfactual', 'kde', 'kde30')
+    """
     return tuple(name for name in _REGISTRY if vae or name not in _OF_VAES)
 
 
 def check(name: str, *, vae: bool = True) -> None:
     """Raises HyperJaxError if `get_sampler` knows no sampler of that name, or without `vae`, if it
-    is one of VAEs only."""
+    is one of VAEs only.
+
+    >>> hj.samplers.check("subsample:joint30")
+    """
     *wrappers, inner = name.split(":")
     if inner not in _REGISTRY or not set(wrappers) <= _WRAPPERS.keys():
         known = (*names(vae=True), *(f"{wrapper}:NAME" for wrapper in _WRAPPERS))
@@ -118,13 +140,17 @@ def check(name: str, *, vae: bool = True) -> None:
     if inner in _OF_VAES and not vae:
         raise HyperJaxError(
             f"sampler {name} draws from the prior of a variational autoencoder; this "
-            "hyper-representation is none (autoencoder.kl is 0): sample.py --hyperrep=vae draws "
-            "from the one that evaluate.py --experiments=vae trains"
+            "hyper-representation is none: sample.py --hyperrep=vae draws from the one that "
+            "train.py makes with vae among autoencoder.variants"
         )
 
 
 def describe() -> dict[str, str]:
-    """One line on each sampler, with the default settings."""
+    """One line on each sampler, with the default settings.
+
+    >>> hj.samplers.describe()["uniform"]
+    'uniform in (-1, 1), blind to the anchors'
+    """
     config = SamplersConfig()
     lines = {name: build(config, None).description for name, build in _REGISTRY.items()}
     base = Sampler(None, None, "", "any sampler NAME")
@@ -149,6 +175,10 @@ def get_sampler(
     for anchors that are none, too few, of the wrong shape or not finite, and for quality of
     the wrong length; its `sample` raises it for n < 1; either for a score that is missing,
     of the wrong shape or mostly NaN.
+
+    >>> sampler = hj.samplers.get_sampler("kde30", config.samplers)
+    >>> sampler.sample(key, sampler.fit(key, latents, quality), 5).shape
+    (5, 8)
     """
     check(name)
     *wrappers, inner = name.split(":")
@@ -157,7 +187,7 @@ def get_sampler(
         raise HyperJaxError(f"sampler {name} draws weights: it needs their WeightSpec")
     for wrapper in reversed(wrappers):
         sampler = _WRAPPERS[wrapper](sampler, score or _no_score, config)
-    return checked(sampler, name, spec)
+    return named(sampler, name, spec)
 
 
 def _no_score(samples: Array) -> Array:

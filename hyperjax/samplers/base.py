@@ -1,4 +1,4 @@
-"""What a sampler is, and the two wrappers every entry of the registry goes through."""
+"""What a sampler is, what every sampler checks, and the choice of the best anchors."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -20,7 +20,7 @@ class Sampler(NamedTuple):
     """A density on latents or on weights: pure functions, like Optax's and BlackJAX's.
 
     Attributes:
-      fit: `fit(key, anchors f32[N, Z], quality f32[N]) -> state`. Runs on the host, once.
+      fit: `fit(key, anchors f32[N, Z], quality f32[N] = None) -> state`. Runs on the host, once.
         `quality` is the validation accuracy of each anchor's model, NaN where unknown; only
         the `...30` samplers look at it. The state is a pytree of arrays, except where a
         sampler's own docstring says that it lives on the host.
@@ -39,6 +39,42 @@ class Sampler(NamedTuple):
     report: Callable[[Any, Array], dict[str, float]] = nothing
 
 
+def make(
+    fit: Callable[[Key, np.ndarray, np.ndarray], Any],
+    sample: Callable[[Key, Any, int], Array],
+    space: str,
+    description: str,
+    report: Callable[[Any, Array], dict[str, float]] = nothing,
+) -> Sampler:
+    """A sampler whose arguments are checked: anchors [N, Z] that are finite, a quality of each
+    (none is NaN for all), at least one sample. Otherwise they raise HyperJaxError.
+
+    >>> sampler = hj.samplers.make(
+    ...     lambda key, anchors, quality: anchors.mean(axis=0),
+    ...     lambda key, mean, n: jnp.broadcast_to(mean, (n, len(mean))),
+    ...     "latent",
+    ...     "the mean",
+    ... )
+    >>> sampler.sample(key, sampler.fit(key, latents), 5).shape
+    (5, 8)
+    """
+
+    def checked_fit(key, anchors, quality=None):
+        anchors = np.asarray(anchors, np.float32)
+        if quality is None:
+            quality = np.full(anchors.shape[:1], np.nan)
+        quality = np.asarray(quality, np.float32)
+        _check_anchors(anchors, quality)
+        return fit(key, anchors, quality)
+
+    def checked_sample(key, state, n):
+        if n < 1:
+            raise HyperJaxError(f"cannot draw {n} samples, expected at least 1")
+        return sample(key, state, n)
+
+    return Sampler(checked_fit, checked_sample, space, description, report)
+
+
 def best(sampler: Sampler, fraction: float) -> Sampler:
     """`sampler`, fitted on the best `fraction` of the anchors only (paper section 3.2).
 
@@ -46,6 +82,10 @@ def best(sampler: Sampler, fraction: float) -> Sampler:
     interpolation, of all anchors whose quality is known; ties at the threshold all stay. The
     published code ranks by test accuracy; callers here pass validation accuracy, so that no
     figure is tuned on the test set. Fitting raises HyperJaxError if no quality is known.
+
+    >>> sampler = hj.samplers.best(hj.samplers.joint(0.4), 0.5)
+    >>> sampler.sample(key, sampler.fit(key, latents, quality), 5).shape
+    (5, 8)
     """
 
     def fit(key, anchors, quality):
@@ -61,25 +101,21 @@ def best(sampler: Sampler, fraction: float) -> Sampler:
         return sampler.fit(key, anchors[keep], quality[keep])
 
     description = f"{sampler.description}; fitted on the best {100 * fraction:g} % of the anchors"
-    return sampler._replace(fit=fit, description=description)
+    return make(fit, sampler.sample, sampler.space, description, sampler.report)
 
 
-def checked(sampler: Sampler, name: str, spec: WeightSpec | None) -> Sampler:
-    """`sampler` with arguments validated: errors are HyperJaxErrors that start with `name`."""
+def named(sampler: Sampler, name: str, spec: WeightSpec | None) -> Sampler:
+    """`sampler`, whose errors start with its name, and whose anchors have to fit a spec."""
 
-    def fit(key, anchors, quality):
-        anchors, quality = np.asarray(anchors, np.float32), np.asarray(quality, np.float32)
+    def fit(key, anchors, quality=None):
         try:
-            _check_anchors(anchors, quality)
             if sampler.space == "weights":
-                _check_length(anchors, spec)
+                _check_length(np.asarray(anchors), spec)
             return sampler.fit(key, anchors, quality)
         except HyperJaxError as error:
             raise HyperJaxError(f"sampler {name}: {error}") from error
 
     def sample(key, state, n):
-        if n < 1:
-            raise HyperJaxError(f"sampler {name}: cannot draw {n} samples, expected at least 1")
         try:
             return sampler.sample(key, state, n)
         except HyperJaxError as error:
@@ -123,7 +159,7 @@ def _check_anchors(anchors: np.ndarray, quality: np.ndarray) -> None:
 
 
 def _check_length(anchors: np.ndarray, spec: WeightSpec) -> None:
-    if anchors.shape[1] != spec.num_params:
+    if anchors.ndim == 2 and anchors.shape[1] != spec.num_params:
         raise HyperJaxError(
             f"anchors have {anchors.shape[1]} values; this architecture "
             f"({', '.join(spec.names)}) has {spec.num_params}"

@@ -13,14 +13,19 @@ import jax.numpy as jnp
 import numpy as np
 
 from hyperjax.errors import HyperJaxError
-from hyperjax.samplers.base import Sampler, at_least_two, draw
+from hyperjax.samplers.base import Sampler, at_least_two, draw, make
 from hyperjax.types import Array, Key
 from hyperjax.weights import WeightSpec, layer_ids, layer_std
 
 
 def aligned_mean() -> Sampler:
-    """The mean of all anchors: one model. All n samples are equal and no key changes them."""
-    return Sampler(_fit_mean, _sample_mean, "weights", "mean of all anchors: n times one model")
+    """The mean of all anchors: one model. All n samples are equal and no key changes them.
+
+    >>> sampler = hj.samplers.aligned_mean()
+    >>> sampler.sample(key, sampler.fit(key, weights), 5).shape
+    (5, 2464)
+    """
+    return make(_fit_mean, _sample_mean, "weights", "mean of all anchors: n times one model")
 
 
 def _fit_mean(key, anchors, quality):
@@ -36,8 +41,12 @@ def average(of: int) -> Sampler:
     """Mean of `of` distinct random anchors, drawn anew for each sample.
 
     Fitting raises HyperJaxError if there are fewer anchors than `of`.
+
+    >>> sampler = hj.samplers.average(2)
+    >>> sampler.sample(key, sampler.fit(key, weights), 5).shape
+    (5, 2464)
     """
-    return Sampler(
+    return make(
         functools.partial(_fit_average, of=of),
         functools.partial(_sample_average, of=of),
         "weights",
@@ -71,8 +80,12 @@ def noise(scale: float, spec: WeightSpec | None) -> Sampler:
 
     The standard deviation is that of all values of the layer in all anchors, as in
     `weights.layer_std`.
+
+    >>> sampler = hj.samplers.noise(0.2, zoo.spec)
+    >>> sampler.sample(key, sampler.fit(key, weights), 5).shape
+    (5, 2464)
     """
-    return Sampler(
+    return make(
         functools.partial(_fit_noise, scale=scale, spec=spec),
         _sample_noise,
         "weights",
@@ -101,8 +114,12 @@ def pca(components: int) -> Sampler:
     """A Gaussian in the anchors' first K = min(components, N - 1, D) principal components.
 
     mean + sum_i s_i N(0, 1) v_i, with v_i the axes and s_i^2 the variances (divisor N - 1).
+
+    >>> sampler = hj.samplers.pca(3)
+    >>> sampler.sample(key, sampler.fit(key, weights), 5).shape
+    (5, 2464)
     """
-    return Sampler(
+    return make(
         functools.partial(_fit_pca, components=components),
         _sample_pca,
         "weights",

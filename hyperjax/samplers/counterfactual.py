@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from hyperjax.samplers.base import Sampler, tanh_bound
+from hyperjax.samplers.base import Sampler, make, tanh_bound
 from hyperjax.types import Array, Key
 
 _CELLS = 2000  # of each dimension's range: as wide as half the published bandwidth
@@ -31,8 +31,12 @@ def counterfactual(bandwidth: float, fraction: float) -> Sampler:
 
     The range is (-1, 1) if there is such a bound (`tanh_bound`), and otherwise the anchors'
     own in each dimension, with half of its length and four bandwidths added at either end.
+
+    >>> sampler = hj.samplers.counterfactual(0.002, 0.1)
+    >>> sampler.sample(key, sampler.fit(key, latents), 5).shape
+    (5, 8)
     """
-    return Sampler(
+    return make(
         functools.partial(_fit, bandwidth=bandwidth, fraction=fraction),
         _sample,
         "latent",

@@ -25,7 +25,7 @@ from jax import lax
 from hyperjax.config import GanConfig
 from hyperjax.errors import HyperJaxError
 from hyperjax.models.gan_networks import make_discriminator, make_generator
-from hyperjax.samplers.base import Sampler, at_least_two, draw, tanh_bound
+from hyperjax.samplers.base import Sampler, at_least_two, draw, make, tanh_bound
 from hyperjax.types import Array, Key, Params
 
 _NEIGHBOUR = 5  # whose distance is the radius around an anchor within which it counts as covered
@@ -66,15 +66,20 @@ class Gan(NamedTuple):
     metrics: dict[str, Array]  # f32[] each, see `collapse`
 
 
-def gan(config: GanConfig) -> Sampler:
+def gan(config: GanConfig | None = None) -> Sampler:
     """S_GAN: a generator R^16 -> R^Z of Gaussian noise, trained against a discriminator.
 
     Its output goes through a tanh if the anchors are within that range (`tanh_bound`). Samples
     lie on a surface of `config.noise` dimensions, whatever the anchors do. `report` tells
     whether the generator has collapsed, see `collapse`. Fitting raises HyperJaxError for
     fewer than 2 anchors, and if all are equal.
+
+    >>> sampler = hj.samplers.gan(config.samplers.gan)
+    >>> sampler.sample(key, sampler.fit(key, latents), 5).shape
+    (5, 8)
     """
-    return Sampler(
+    config = config or GanConfig()
+    return make(
         functools.partial(_fit, config=config),
         functools.partial(_sample, config=config),
         "latent",

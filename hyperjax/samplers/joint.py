@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from hyperjax.samplers.base import Sampler, at_least_two, draw, tanh_bound
+from hyperjax.samplers.base import Sampler, at_least_two, draw, make, tanh_bound
 from hyperjax.types import Array, Key
 
 
@@ -33,8 +33,12 @@ def joint(bandwidth: float) -> Sampler:
 
     Samples are clipped to the range of the latents (`tanh_bound`). This alters the two moments
     only as far as the density above leaks out of that range.
+
+    >>> sampler = hj.samplers.joint(0.4)
+    >>> sampler.sample(key, sampler.fit(key, latents), 5).shape
+    (5, 8)
     """
-    return Sampler(
+    return make(
         functools.partial(_fit, bandwidth=bandwidth),
         _sample,
         "latent",

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from hyperjax.samplers.base import Sampler, draw
+from hyperjax.samplers.base import Sampler, draw, make
 from hyperjax.types import Array, Key
 
 
@@ -15,14 +15,18 @@ class Kernels(NamedTuple):
     bandwidth: Array  # f32[], standard deviation of the kernels
 
 
-def kde(bandwidth: float) -> Sampler:
+def kde(bandwidth: float = 0.002) -> Sampler:
     """S_KDE as in the paper's text (section 3.2.2): latent dimensions are independent.
 
     In each dimension, a Gaussian kernel of standard deviation `bandwidth` (the published
     value is 0.002) sits on every anchor. A sample takes another anchor in each dimension: it
     has the anchors' marginals, and none of the dependence between their dimensions.
+
+    >>> sampler = hj.samplers.kde(0.002)
+    >>> sampler.sample(key, sampler.fit(key, latents), 5).shape
+    (5, 8)
     """
-    return Sampler(
+    return make(
         functools.partial(_fit, bandwidth=bandwidth),
         _sample_independent,
         "latent",
@@ -30,15 +34,19 @@ def kde(bandwidth: float) -> Sampler:
     )
 
 
-def kde_anchor(bandwidth: float) -> Sampler:
+def kde_anchor(bandwidth: float = 0.002) -> Sampler:
     """S_KDE as in the published code: a jittered replay of training models.
 
     The published code seeds every dimension alike. All dimensions hence take the same anchor
     and add the same noise: a sample is one anchor plus `bandwidth` times ONE standard normal
     number, shared by all dimensions. With the published bandwidth, 0.002, decoding it gives
     back the reconstruction of one training model. The paper's figures come from this sampler.
+
+    >>> sampler = hj.samplers.kde_anchor(0.002)
+    >>> sampler.sample(key, sampler.fit(key, latents), 5).shape
+    (5, 8)
     """
-    return Sampler(
+    return make(
         functools.partial(_fit, bandwidth=bandwidth),
         _sample_anchor,
         "latent",

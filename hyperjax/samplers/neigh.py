@@ -10,7 +10,7 @@ import numpy as np
 
 from hyperjax.config import NeighConfig
 from hyperjax.errors import HyperJaxError
-from hyperjax.samplers.base import Sampler, tanh_bound
+from hyperjax.samplers.base import Sampler, make, tanh_bound
 from hyperjax.types import Array, Key
 
 _SIZE = 3  # dimensions of the embedding, as in the paper
@@ -23,25 +23,28 @@ class Embedding(NamedTuple):
     bound: float  # largest absolute value of a sample
 
 
-def neigh(config: NeighConfig) -> Sampler:
+def neigh(config: NeighConfig | None = None) -> Sampler:
     """S_Neigh: embed the anchors with UMAP, draw uniformly there, map back with its inverse.
 
-    Points are drawn in the box that holds the embedded anchors, as the paper's text has it, or
-    with `config.cube` in the cube over the smallest and largest of all their coordinates, as
-    the published code has it. Fewer anchors get fewer neighbours, and 4 anchors, of which UMAP
-    makes no 3 dimensions, get 2. UMAP extrapolates: values beyond the range of the latents
-    (`tanh_bound`) are clipped, and `report` tells their share.
+    Points are drawn in the box that holds the embedded anchors, as the paper's text has it (the
+    published code: in the cube over the extremes of all coordinates). Fewer anchors get fewer
+    neighbours, and 4 anchors, of which UMAP makes no 3 dimensions, get 2. UMAP extrapolates: values
+    beyond the range of the latents (`tanh_bound`) are clipped, and `report` tells their share.
 
     The state lives on the host: it holds a umap.UMAP and is no pytree of arrays, and `sample`
     cannot be jitted or vmapped. The first fit and draw of a process compile for 20 seconds.
     Both are seeded by the key of `fit`. Fitting raises HyperJaxError for fewer than 4 anchors.
+
+    >>> sampler = hj.samplers.neigh()
+    >>> sampler.sample(key, sampler.fit(key, latents), 5).shape
+    (5, 8)
     """
-    box = "one cube" if config.cube else "the box"
-    return Sampler(
-        functools.partial(_fit, config=config),
+    return make(
+        functools.partial(_fit, config=config or NeighConfig()),
         _sample,
         "latent",
-        f"uniform in {box} around a UMAP embedding of the anchors in {_SIZE} dimensions, inverted",
+        f"uniform in the box around a UMAP embedding of the anchors in {_SIZE} dimensions, "
+        "inverted",
         _report,
     )
 
@@ -65,11 +68,7 @@ def _fit(key, anchors, quality, config):
         )
         .fit(anchors)
     )
-    axis = None if config.cube else 0
-    low, high = (
-        np.broadcast_to(extreme(umap.embedding_, axis=axis), umap.embedding_.shape[1:])
-        for extreme in (np.min, np.max)
-    )
+    low, high = umap.embedding_.min(axis=0), umap.embedding_.max(axis=0)
     return Embedding(umap, low, high, tanh_bound(anchors))
 
 

@@ -12,7 +12,7 @@ import jax
 import numpy as np
 
 from hyperjax.errors import HyperJaxError
-from hyperjax.samplers.base import Sampler
+from hyperjax.samplers.base import Sampler, make
 from hyperjax.types import Array
 
 Score = Callable[[Array], Array]
@@ -23,6 +23,10 @@ def subsample(sampler: Sampler, score: Score, factor: int) -> Sampler:
 
     The score runs on the host; `sample` cannot be jitted. It raises HyperJaxError if the score
     of fewer samples than asked for is a number.
+
+    >>> sampler = hj.samplers.subsample(hj.samplers.uniform(), lambda z: z.sum(axis=1), 4)
+    >>> sampler.sample(key, sampler.fit(key, latents), 5).shape
+    (5, 8)
     """
 
     def sample(key, state, n):
@@ -30,7 +34,7 @@ def subsample(sampler: Sampler, score: Score, factor: int) -> Sampler:
         return drawn[_ranked(score, drawn, n)]
 
     description = f"{sampler.description}; the best of {factor} times as many, by score"
-    return sampler._replace(sample=sample, description=description)
+    return make(sampler.fit, sample, sampler.space, description, sampler.report)
 
 
 def bootstrap(
@@ -40,10 +44,16 @@ def bootstrap(
 
     Fitting raises HyperJaxError if the score of fewer samples than that is a number, and
     whatever the sampler itself raises for so many anchors.
+
+    >>> sampler = hj.samplers.bootstrap(
+    ...     hj.samplers.joint(0.4), lambda z: z.sum(axis=1), rounds=2, draws=10, fraction=0.5
+    ... )
+    >>> sampler.sample(key, sampler.fit(key, latents), 5).shape
+    (5, 8)
     """
     kept = math.ceil(fraction * draws)
 
-    def fit(key, anchors, quality):
+    def fit(key, anchors, quality=None):
         first_key, rounds_key = jax.random.split(key)
         state = sampler.fit(first_key, anchors, quality)
         for round_key in jax.random.split(rounds_key, rounds):

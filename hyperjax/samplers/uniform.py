@@ -6,7 +6,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from hyperjax.samplers.base import Sampler
+from hyperjax.samplers.base import Sampler, make
 from hyperjax.types import Array, Key
 
 
@@ -16,8 +16,13 @@ class Box(NamedTuple):
 
 
 def uniform() -> Sampler:
-    """z ~ U(-1, 1)^Z, the range of the tanh bottleneck. Of the anchors only Z is used."""
-    return Sampler(_fit, _sample, "latent", "uniform in (-1, 1), blind to the anchors")
+    """z ~ U(-1, 1)^Z, the range of the tanh bottleneck. Of the anchors only Z is used.
+
+    >>> sampler = hj.samplers.uniform()
+    >>> sampler.sample(key, sampler.fit(key, latents), 5).shape
+    (5, 8)
+    """
+    return make(_fit, _sample, "latent", "uniform in (-1, 1), blind to the anchors")
 
 
 def _fit(key, anchors, quality):

@@ -1,9 +1,15 @@
-"""Files that appear whole or not at all."""
+"""Files that appear whole or not at all, and what JSON files can hold."""
 
+import dataclasses
+import math
 import os
 import secrets
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 from hyperjax import distributed
 from hyperjax.errors import HyperJaxError
@@ -45,3 +51,24 @@ def remove(*paths: Path) -> None:
                 shutil.rmtree(path, ignore_errors=True)
             else:
                 path.unlink(missing_ok=True)
+
+
+def to_jsonable(value: Any) -> Any:
+    """Mappings, sequences, dataclasses, named tuples, arrays and scalars -> what JSON can hold.
+
+    Numbers that are not finite become null, which JSON has no other way to say.
+    """
+    if dataclasses.is_dataclass(value):
+        fields = dataclasses.fields(value)
+        return {field.name: to_jsonable(getattr(value, field.name)) for field in fields}
+    if hasattr(value, "_asdict"):  # a NamedTuple
+        value = value._asdict()
+    if isinstance(value, Mapping):
+        return {str(name): to_jsonable(entry) for name, entry in value.items()}
+    if isinstance(value, tuple | list):
+        return [to_jsonable(entry) for entry in value]
+    if hasattr(value, "__array__"):  # NumPy and JAX, arrays and scalars
+        return to_jsonable(np.asarray(value).tolist())
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value

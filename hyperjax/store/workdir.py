@@ -1,34 +1,39 @@
 """The working directory that the three scripts share.
 
-config.json, manifest.json (one entry per command: versions, devices, data), metrics.jsonl,
+config.json, manifest.json (one entry per command: versions, commit, devices, data), metrics.jsonl,
 checkpoints/, zoo/, hyperrep/, samples/, populations/, report/.
 """
 
 import datetime
 import fcntl
+import functools
 import importlib.metadata
 import json
 import os
 import platform
+import subprocess
 import sys
+import time
+import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import jax
 
-from hyperjax import config as config_lib
+import hyperjax
 from hyperjax import distributed
-from hyperjax.config import Config
+from hyperjax.config import Config, differences, from_dict, to_dict
 from hyperjax.errors import HyperJaxError
-from hyperjax.store.files import atomic_write
+from hyperjax.store.files import atomic_write, to_jsonable
+from hyperjax.store.upgrade import upgraded
 
-MAY_DIFFER = (  # beginnings of the fields that do not change what train.py makes
-    "data_dir", "checkpoint_seconds", "zoo.conv", "zoo.members", "zoo.chunk_size", "samplers.",
-    "evaluation.",
+MAY_DIFFER = (  # beginnings of the fields that do not change what train.py has made
+    "data_dir", "checkpoint_seconds", "zoo.conv", "zoo.mapping", "zoo.chunk_size",
+    "autoencoder.variants", "samplers.", "evaluation.",
 )  # fmt: skip
-PACKAGES = ("hyperjax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "scipy")
+PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "scipy")
 
 
 def zoo_path(workdir: Path) -> Path:
@@ -47,13 +52,10 @@ def create(workdir: Path, config: Config) -> None:
     """
     path = workdir / "config.json"
     if path.exists():
-        ours, theirs = (
-            config_lib.flat(config_lib.to_dict(c)) for c in (config, load_config(workdir))
-        )
         differing = [
-            f"  {field}: {theirs[field]!r} there, {ours[field]!r} here"
-            for field in ours
-            if ours[field] != theirs[field] and not field.startswith(MAY_DIFFER)
+            f"  {field}: {theirs!r} there, {ours!r} here"
+            for field, (ours, theirs) in differences(config, load_config(workdir)).items()
+            if not field.startswith(MAY_DIFFER)
         ]
         if differing:
             raise HyperJaxError(
@@ -61,34 +63,34 @@ def create(workdir: Path, config: Config) -> None:
                 "the same settings:\n" + "\n".join(differing)
             )
     read_manifest(workdir)  # a damaged one should not be noticed after hours
-    atomic_write(path, json.dumps(config_lib.to_dict(config), indent=2).encode())
+    atomic_write(path, json.dumps(to_dict(config), indent=2).encode())
 
 
 def load_config(workdir: Path) -> Config:
     """The configuration a folder was made with."""
     path = Path(workdir) / "config.json"
     try:
-        return config_lib.from_dict(json.loads(path.read_text()))
+        return from_dict(upgraded(json.loads(path.read_text())))
     except FileNotFoundError as error:
         raise HyperJaxError(
             f"{workdir} is no HyperJAX workdir (it has no config.json); make one with "
             f"python train.py --config=configs/digits.py --workdir={workdir}"
         ) from error
-    except (OSError, ValueError, TypeError, AttributeError) as error:
+    except (HyperJaxError, OSError, ValueError, TypeError, AttributeError) as error:
         raise HyperJaxError(f"cannot read {path}: {error}") from error
 
 
-def unfinished(workdir: Path, path: Path) -> HyperJaxError:
-    """The error for a workdir whose training is not complete."""
+def unfinished(workdir: Path, path: Path, change: str = "") -> HyperJaxError:
+    """The error for a workdir that lacks a file that train.py makes."""
     return HyperJaxError(
         f"{workdir} is not finished: it has no {path.relative_to(workdir)}; run train.py with "
-        "the same --config and --workdir to complete it"
+        f"the same --config and --workdir{change} to complete it"
     )
 
 
 def describe_run(command: str, **facts: Any) -> dict[str, Any]:
-    """Versions, devices, time and `facts`: what is saved with every result."""
-    versions = {}
+    """Versions, commit, devices, time and `facts`: what is saved with every result."""
+    versions = {"hyperjax": hyperjax.__version__}
     for package in PACKAGES:
         try:
             versions[package] = importlib.metadata.version(package)
@@ -97,6 +99,7 @@ def describe_run(command: str, **facts: Any) -> dict[str, Any]:
     return {
         "command": command,
         "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "commit": commit(),
         "python": platform.python_version(),
         "versions": versions,
         "platform": jax.devices()[0].platform,
@@ -104,6 +107,20 @@ def describe_run(command: str, **facts: Any) -> dict[str, Any]:
         **hardware(),
         **facts,
     }
+
+
+@functools.cache
+def commit() -> str | None:
+    """The git commit of this HyperJAX, with "+" if files differ from it; None: no checkout."""
+    folder = Path(hyperjax.__file__).parents[1]
+    if not (folder / ".git").exists():  # installed somewhere below another checkout, perhaps
+        return None
+    try:
+        describe = ("git", "-C", str(folder), "describe", "--always", "--dirty=+", "--abbrev=12")
+        done = subprocess.run(describe, capture_output=True, text=True, timeout=10)
+    except (OSError, subprocess.SubprocessError):  # no git
+        return None
+    return done.stdout.strip() or None
 
 
 def hardware() -> dict[str, Any]:
@@ -126,9 +143,26 @@ def read_manifest(workdir: Path) -> list[dict[str, Any]]:
     return entries
 
 
-def add_to_manifest(workdir: Path, entry: dict[str, Any]) -> None:
-    entries = [*read_manifest(workdir), entry]
-    atomic_write(workdir / "manifest.json", json.dumps(entries, indent=2).encode())
+@contextmanager
+def recorded(workdir: Path, **facts: Any) -> Iterator[dict[str, Any]]:
+    """Record this command in the manifest when it begins, and how it ended and what was added to
+    the yielded entry when it does: one that was killed stays "running" there."""
+    earlier, start = read_manifest(workdir), time.monotonic()
+    entry = describe_run(command_line(), host=platform.node(), **facts) | {"status": "running"}
+
+    def write(status: str) -> None:
+        entry["status"] = status
+        text = json.dumps(to_jsonable([*earlier, entry]), indent=2)
+        atomic_write(workdir / "manifest.json", text.encode())
+
+    write("running")
+    try:
+        yield entry
+    except BaseException as error:
+        write(f"failed: {error}" if str(error) else f"ended by {type(error).__name__}")
+        raise
+    entry["seconds"] = round(time.monotonic() - start, 1)
+    write("done")
 
 
 def command_line() -> str:
@@ -140,17 +174,7 @@ def log_metrics(workdir: Path, record: dict[str, Any]) -> None:
     if not distributed.is_writer():
         return
     with open(workdir / "metrics.jsonl", "a") as file:
-        file.write(json.dumps(record) + "\n")
-
-
-def read_metrics(workdir: Path, stage: str) -> list[dict[str, Any]]:
-    """The lines of a stage in metrics.jsonl, oldest first."""
-    path = workdir / "metrics.jsonl"
-    records = []
-    for line in path.read_text().splitlines() if path.exists() else ():
-        with suppress(ValueError):  # the line that a killed run was writing
-            records.append(json.loads(line))
-    return [record for record in records if record.get("stage") == stage]
+        file.write(json.dumps(to_jsonable(record), allow_nan=False) + "\n")
 
 
 def has_metrics(workdir: Path, stage: str) -> bool:
@@ -178,7 +202,11 @@ def forget_metrics(workdir: Path, stage: str, after: int) -> None:
 
 @contextmanager
 def lock(workdir: Path) -> Iterator[None]:
-    """Keep two commands from writing one folder at the same time."""
+    """Keep two commands from writing one folder at the same time.
+
+    Raises HyperJaxError if another command has the folder, or it cannot be written to. A file
+    system that knows no locks is used without one.
+    """
     if not distributed.is_writer():
         yield
         return
@@ -190,6 +218,9 @@ def lock(workdir: Path) -> Iterator[None]:
     with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
+        except BlockingIOError as error:
             raise HyperJaxError(f"{workdir} is in use by another command") from error
+        except OSError as error:  # Lustre mounted without flock, some FUSE file systems
+            reason = f"the file system has no locks ({error.strerror or error})"
+            warnings.warn(f"{workdir}: {reason}; run one command at a time", stacklevel=2)
         yield

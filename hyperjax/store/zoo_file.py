@@ -1,8 +1,8 @@
 """Zoos and populations on disk: one safetensors file, memory-mapped.
 
-Tensors: `weights` float32[M, E, D], `members` int64[M], `epochs` int32[E] and one float32[M, E]
-per metric. The header's metadata hold the schema's version, the WeightSpec and the info (data
-set, hyper-parameters, seeds). Any safetensors reader can open it.
+Tensors: `weights` float32[M, E, D], `members` int64[M], `epochs` int32[E], one float32[M, E] per
+metric, and `latents` float32[M, Z] of samples. The header's metadata hold the schema's version, the
+WeightSpec and the info (data set, hyper-parameters, seeds). Any safetensors reader can open it.
 
 A file is allocated first and filled in place while a population trains, so that neither
 writing nor reading ever needs a second copy in memory; it gets its name when it is whole.
@@ -29,20 +29,17 @@ _NAMES = {dtype: name for name, dtype in _DTYPES.items()}
 _MAX_HEADER = 100_000_000  # bytes, the limit of the safetensors format
 
 
-def _header(
-    spec: WeightSpec, members: Array, epochs: Array, info: dict[str, Any], metrics: tuple[str, ...]
-) -> tuple[bytes, int]:
+def _header(zoo: Zoo) -> tuple[bytes, int]:
     """The file's first bytes, and the number of data bytes that follow them."""
-    count, snapshots = len(members), len(epochs)
-    layout = {"members": (np.dtype("<i8"), (count,)), "epochs": (np.dtype("<i4"), (snapshots,))}
-    layout |= {f"metrics/{name}": (np.dtype("<f4"), (count, snapshots)) for name in metrics}
-    layout["weights"] = (np.dtype("<f4"), (count, snapshots, spec.num_params))
+    layout = {
+        name: (np.dtype(dtype), np.shape(array)) for name, (array, dtype) in _tensors(zoo).items()
+    }
     fields: dict[str, Any] = {
         "__metadata__": {
             "format": FORMAT,
             "schema": str(SCHEMA),
-            "spec": weights.to_json(spec),
-            "info": json.dumps(info, sort_keys=True),
+            "spec": weights.to_json(zoo.spec),
+            "info": json.dumps(zoo.info, sort_keys=True),
         }
     }
     offset = 0
@@ -55,19 +52,26 @@ def _header(
     return len(text).to_bytes(8, "little") + text, offset
 
 
+def _tensors(zoo: Zoo) -> dict[str, tuple[np.ndarray, str]]:
+    """Arrays and their types in the file, in the order of their data."""
+    arrays = {"members": (zoo.members, "<i8"), "epochs": (zoo.epochs, "<i4")}
+    arrays |= {f"metrics/{name}": (values, "<f4") for name, values in zoo.metrics.items()}
+    arrays |= {} if zoo.latents is None else {"latents": (zoo.latents, "<f4")}
+    return arrays | {"weights": (zoo.weights, "<f4")}
+
+
 def allocate(
-    path: Path,
-    spec: WeightSpec,
-    members: Array,
-    epochs: Array,
-    info: dict[str, Any],
-    metrics: tuple[str, ...] = METRICS,
+    path: Path, spec: WeightSpec, members: Array, epochs: Array, info: dict[str, Any]
 ) -> Zoo:
     """Create a file of full size, filled with zeros, and map it for writing.
 
     Raises HyperJaxError if the disk cannot hold it: better now than in the middle of a run.
     """
-    head, size = _header(spec, members, epochs, info, metrics)
+    zero = np.zeros((), np.float32)  # of any shape, without its memory
+    shape = (len(members), len(epochs))
+    metrics = {name: np.broadcast_to(zero, shape) for name in METRICS}
+    vectors = np.broadcast_to(zero, (*shape, spec.num_params))
+    head, size = _header(Zoo(spec, vectors, epochs, members, metrics, info))
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with open(path, "wb") as file:
@@ -101,20 +105,27 @@ def publish(partial: Path, path: Path) -> None:
     os.replace(partial, path)
 
 
-def write(path: Path, zoo: Zoo) -> None:
-    """Write a zoo that is in memory; the file appears whole or not at all."""
-    head, _ = _header(zoo.spec, zoo.members, zoo.epochs, zoo.info, tuple(zoo.metrics))
-    arrays = [(zoo.members, "<i8"), (zoo.epochs, "<i4")]
-    arrays += [(values, "<f4") for values in zoo.metrics.values()]
-    arrays += [(zoo.weights, "<f4")]
-    body = [memoryview(np.ascontiguousarray(array, dtype)).cast("B") for array, dtype in arrays]
-    atomic_write(path, head, *body)
+def write(path: str | Path, zoo: Zoo) -> None:
+    """Write a zoo that is in memory; the file appears whole or not at all.
+
+    Raises HyperJaxError if the system refuses (a full disk, no permission).
+
+    >>> hj.write_zoo("mine.safetensors", zoo)
+    >>> hj.read_zoo("mine.safetensors").weights.shape == zoo.weights.shape
+    True
+    """
+    arrays = (np.ascontiguousarray(array, dtype) for array, dtype in _tensors(zoo).values())
+    atomic_write(path, _header(zoo)[0], *(memoryview(array).cast("B") for array in arrays))
 
 
 def read(path: str | Path, *, writable: bool = False) -> Zoo:
-    """Map a zoo file. Nothing but the header is read until it is used.
+    """Map a zoo file, of a zoo or of any population: `hyperjax.write_zoo` writes them, and so do
+    the commands. Nothing but the header is read until it is used.
 
     Raises HyperJaxError for a file that is missing, truncated, foreign or of another schema.
+
+    >>> hj.read_zoo("runs/digits/zoo/zoo.safetensors").weights.dtype
+    dtype('float32')
     """
     path = Path(path)
     fields, start, size = _read_header(path)
@@ -148,6 +159,7 @@ def read(path: str | Path, *, writable: bool = False) -> Zoo:
             members=arrays["members"],
             metrics=metrics,
             info=json.loads(meta["info"]),
+            latents=arrays.get("latents"),
         )
     except (KeyError, TypeError, ValueError) as error:
         raise HyperJaxError(f"{path}: damaged header: {error!r}") from error

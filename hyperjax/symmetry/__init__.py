@@ -4,8 +4,10 @@ brings a network nearest to another (`alignment`), distances modulo the group (`
 from hyperjax.symmetry.group import (
     Transform,
     apply,
+    compose,
     identity,
     input_blocks,
+    invert,
     random_transform,
     scale_symmetric,
     sign_symmetric,
@@ -14,8 +16,10 @@ from hyperjax.symmetry.group import (
 __all__ = [
     "Transform",
     "apply",
+    "compose",
     "identity",
     "input_blocks",
+    "invert",
     "random_transform",
     "scale_symmetric",
     "sign_symmetric",

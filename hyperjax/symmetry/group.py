@@ -16,9 +16,9 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from hyperjax.errors import HyperJaxError, unknown
+from hyperjax.errors import HyperJaxError
 from hyperjax.types import Array, Key
-from hyperjax.weights import LayerSpec, WeightSpec, check_biases, tokenize
+from hyperjax.weights import WeightSpec, check_biases
 
 ODD = ("tanh",)  # f(-x) = -f(x)
 HOMOGENEOUS = ("relu", "leakyrelu")  # f(a x) = a f(x) for a > 0
@@ -154,28 +154,6 @@ def compose(second: Transform, first: Transform) -> Transform:
     return Transform(tuple(permutations), tuple(scales))
 
 
-def canonical(spec: WeightSpec, vectors: Array, metric: str = "l2") -> Array:
-    """Sort the neurons of flat vectors [..., D], greedily from the first layer to the last.
-
-    The result does not depend on the order that the neurons had; signs and scales stay.
-
-    Args:
-      spec: the architecture.
-      vectors: flat vectors.
-      metric: "l2" sorts by the norm of incoming weights and bias together, largest first;
-        "absolute" sorts lexicographically by the signed incoming weights, smallest first,
-        with the bias last in dense layers and left out in convolutions.
-
-    Raises HyperJaxError if the metric is unknown.
-    """
-    if metric not in _ORDERS:
-        raise unknown("canonical metric", metric, _ORDERS)
-    sort = functools.partial(_sorting_transform, spec, _ORDERS[metric])
-    for _ in range(vectors.ndim - 1):
-        sort = jax.vmap(sort)
-    return apply(spec, sort(vectors), vectors)
-
-
 def _gather(spec: WeightSpec, transform: Transform) -> tuple[Array, Array]:
     """One transform as index int32[D] and scale float32[D]: new = old[index] * scale."""
     last = spec.layers[-1].num_neurons
@@ -193,35 +171,3 @@ def _gather(spec: WeightSpec, transform: Transform) -> tuple[Array, Array]:
         scale += [jnp.repeat(ratio.ravel(), block), factor]
         source, divisor = target, factor
     return jnp.concatenate(index), jnp.concatenate(scale)
-
-
-def _sorting_transform(spec: WeightSpec, order, vector: Array) -> Transform:
-    """The permutation that sorts the neurons of one flat vector [D] by `order`."""
-    permutations, source = [], jnp.zeros(1, jnp.int32)
-    for layer, token, (inputs, block) in zip(
-        spec.layers[:-1], tokenize(spec, vector), input_blocks(spec), strict=False
-    ):
-        weights = token[:, :-1].reshape(-1, inputs, block)[:, source]
-        source = order(layer, weights.reshape(layer.num_neurons, -1), token[:, -1])
-        permutations.append(source)
-    return identity(spec)._replace(permutations=tuple(permutations))
-
-
-def _order_l2(layer: LayerSpec, weights: Array, bias: Array) -> Array:
-    return jnp.argsort(-(jnp.sum(weights**2, axis=1) + bias**2))
-
-
-def _order_absolute(layer: LayerSpec, weights: Array, bias: Array) -> Array:
-    """Lexicographic order: stable sorts by one column after another, the first column last."""
-    columns = weights.T
-    if layer.kind == "dense":
-        columns = jnp.concatenate([columns, bias[None]])
-    start = jnp.arange(layer.num_neurons, dtype=jnp.int32)
-    return jax.lax.scan(_sort_by, start, columns, reverse=True)[0]
-
-
-def _sort_by(order: Array, column: Array) -> tuple[Array, None]:
-    return order[jnp.argsort(column[order])], None
-
-
-_ORDERS = {"l2": _order_l2, "absolute": _order_absolute}

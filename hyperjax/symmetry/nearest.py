@@ -34,23 +34,32 @@ class TrainModels(NamedTuple):
     spec: WeightSpec
     vectors: np.ndarray  # float32[T, E, D]
     reference: np.ndarray  # float32[D]
+    spacing: float  # mean distance of last snapshots to the nearest of another member; NaN: none
 
 
 class Distances(NamedTuple):
     """Of M networks; Euclidean, modulo symmetries."""
 
     member: np.ndarray  # float64[M]: to the nearest snapshot of a train member
-    mixture: np.ndarray  # float64[M]: to the nearest weighted average of train members
+    mixture: np.ndarray  # float64[M]: to the nearest weighted average of train members, if asked
 
 
 def train_models(spec: WeightSpec, trajectories: Array, reference: Array) -> TrainModels:
     """Trajectories float32[T, E, D] in the form that distances are measured in.
 
     Each is aligned by its last snapshot; those that are aligned already stay as they are.
+
+    >>> train = hj.train_models(zoo.spec, zoo.weights, hr.reference)
+    >>> train.spacing > 0
+    True
     """
     reference = balanced(spec, np.asarray(reference, np.float32)[None])[0]
     vectors = alignment.align_trajectories(spec, np.asarray(trajectories, np.float32), reference)
-    return TrainModels(spec, vectors, reference)
+    train = TrainModels(spec, vectors, reference, float("nan"))
+    if len(vectors) < 2:
+        return train
+    far = distances(train, vectors[:, -1], own=np.arange(len(vectors)), mixtures=False)
+    return train._replace(spacing=float(far.member.mean()))
 
 
 def balanced(spec: WeightSpec, vectors: Array) -> np.ndarray:
@@ -58,11 +67,33 @@ def balanced(spec: WeightSpec, vectors: Array) -> np.ndarray:
     return np.asarray(_apply(spec, alignment.balance(spec, vectors), vectors))
 
 
-def distances(train: TrainModels, vectors: Array, *, own: Array | None = None) -> Distances:
+def novelty(train: TrainModels, vectors: Array) -> np.ndarray:
+    """Distance of each network float32[M, D] to the nearest train model, in units of the distance
+    among those: 0 is a replay, 1 is as new as a network that was trained by itself.
+
+    float64[M], NaN for networks that are not finite, and where train models do not differ.
+
+    >>> train = hj.train_models(zoo.spec, zoo.weights, hr.reference)
+    >>> replays = hj.novelty(train, zoo.weights[:, -1])
+    >>> replays.shape, bool((replays < 1e-5).all())
+    ((4,), True)
+    """
+    finite = np.isfinite(vectors).all(axis=1)
+    found = np.full(len(vectors), np.nan)
+    if finite.any() and train.spacing > 0:
+        far = distances(train, np.asarray(vectors[finite], np.float32), mixtures=False)
+        found[finite] = far.member / train.spacing
+    return found
+
+
+def distances(
+    train: TrainModels, vectors: Array, *, own: Array | None = None, mixtures: bool = True
+) -> Distances:
     """Distances of networks float32[M, D], all finite, to the train models.
 
     Args:
       own: int[M], the train member that each network is a snapshot of and is not compared with.
+      mixtures: whether distances to averages are wanted; otherwise they are infinite.
 
     Raises HyperJaxError if the networks do not fit the train models' architecture.
     """
@@ -75,16 +106,16 @@ def distances(train: TrainModels, vectors: Array, *, own: Array | None = None) -
         for far, _ in tables:
             far[np.arange(len(far)), own] = np.inf
     count = len(train.vectors) - (own is not None)
-    member, mixture = np.empty(len(vectors)), np.empty(len(vectors))
+    member, mixture = np.empty(len(vectors)), np.full(len(vectors), np.inf)
     for i in range(len(vectors)):
         views = [_View(frame[i], far[i], snapshot[i], count)
                  for frame, (far, snapshot) in zip(framed, tables, strict=True)]  # fmt: skip
         nearer = min(views, key=lambda view: view.far.min())
         member[i] = min(nearer.far.min(), _to_members(train, nearer))
-        if np.array_equal(views[0].vector, views[1].vector):
-            views = views[:1]
-        mixture[i] = min(_to_mixture(train, view) for view in views)
-    return Distances(member, np.minimum(mixture, member))
+        if mixtures:
+            differ = not np.array_equal(views[0].vector, views[1].vector)
+            mixture[i] = min(_to_mixture(train, view) for view in views[: 1 + differ])
+    return Distances(member, np.minimum(mixture, member) if mixtures else mixture)
 
 
 class _View(NamedTuple):

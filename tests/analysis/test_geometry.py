@@ -63,7 +63,7 @@ def test_planes():
     trajectories = RNG.normal(size=(15, 2, 6)) * [5, 3, 1, 0.1, 0.1, 0.1] + 7
     train, far = trajectories.reshape(30, 6), RNG.normal(size=(20, 6)) + 100
     quality = RNG.random((15, 2))
-    result = geometry.run(trajectories, {"far": far}, quality, seed=3)
+    result = geometry.geometry(trajectories, {"far": far}, quality, seed=3)
     np.testing.assert_array_equal(result.quality, quality.reshape(30))
     centred = train - train.mean(axis=0)
     _, singular, axes = np.linalg.svd(centred)

@@ -9,7 +9,13 @@ import pytest
 from hyperjax import config as config_lib
 from hyperjax import hyperrep, population
 from hyperjax.analysis import lines
-from hyperjax.config import AutoencoderConfig, Config, TrainingConfig
+from hyperjax.config import (
+    ArchitectureConfig,
+    AutoencoderConfig,
+    Config,
+    OptimizationConfig,
+    TrainingConfig,
+)
 from hyperjax.errors import HyperJaxError
 from hyperjax.hyperrep import HyperRep, losses
 from hyperjax.models.cnn import zoo_cnn_spec
@@ -17,11 +23,15 @@ from hyperjax.paper import fig3 as task
 from hyperjax.population import evaluation
 from hyperjax.population.evaluation import Task
 from hyperjax.report import plots
+from hyperjax.types import Images
 
 SPEC = zoo_cnn_spec(1, "tanh")
 TINY = AutoencoderConfig(
-    dim=8, heads=2, mlp_dim=8, blocks=1, latent=4, dropout=0.0, projection_layers=1,
-    projection_hidden=4, projection_dim=4, batch_size=8,
+    architecture=ArchitectureConfig(
+        dim=8, heads=2, mlp_dim=8, blocks=1, latent=4, dropout=0.0, projection_layers=1,
+        projection_hidden=4, projection_dim=4,
+    ),
+    training=OptimizationConfig(batch_size=8),
 )  # fmt: skip
 RNG = np.random.default_rng(0)
 TRAIN = 0.3 * RNG.standard_normal((9, SPEC.num_params)).astype(np.float32)
@@ -30,31 +40,32 @@ LEVELS = (0.0, 0.1, 1.0)
 
 
 @pytest.fixture(scope="module")
-def small_lab():
+def small_task():
     engine = population.make_engine(SPEC, TrainingConfig(batch_size=8), devices=jax.devices()[:1])
     pixels = RNG.integers(0, 256, (50, 28, 28, 1), np.uint8)
-    images = population.place_images(engine, pixels, RNG.integers(0, 10, 50), [0.5], [0.3])
+    images = Images(pixels, RNG.integers(0, 10, 50), [0.5], [0.3])
+    images = population.place_images(engine, images)
     return Task(engine, images, images, images)
 
 
 @pytest.fixture(scope="module")
 def model():
     trainer = hyperrep.make_trainer(TINY, SPEC)
-    stats = hyperrep.statistics(TINY, SPEC, TRAIN)
-    state = hyperrep.init(trainer, jax.random.key(0))
-    state = hyperrep.principal_components(trainer, state, stats, TRAIN)
-    return HyperRep(TINY, SPEC, jax.tree.map(np.asarray, state.params), stats, TRAIN[0])
+    stats = hyperrep.statistics(TINY.data, SPEC, TRAIN)
+    params = hyperrep.init(trainer, jax.random.key(0)).params
+    params = hyperrep.principal_components(TINY, SPEC, params, stats, TRAIN)
+    return HyperRep(TINY, SPEC, jax.tree.map(np.asarray, params), stats, TRAIN[0])
 
 
 @pytest.fixture(scope="module")
-def result(model, small_lab):
+def result(model, small_task):
     seen = []
-    found = lines.run(
+    found = lines.smoothness(
         {"lwln": model},
         {"train": TRAIN, "heldout": HELDOUT},
         np.stack([TRAIN[:3], HELDOUT[:3]], axis=1),
         TRAIN.mean(0),
-        small_lab,
+        small_task,
         levels=LEVELS,
         pairs=7,
         points=3,
@@ -65,34 +76,38 @@ def result(model, small_lab):
     return found
 
 
-def test_no_noise_is_a_reconstruction(result, model, small_lab):
-    outputs = hyperrep.reconstruct(model, HELDOUT)
-    expected = evaluation.evaluate(small_lab, outputs, small_lab.test).accuracy
+def test_no_noise_is_a_reconstruction(result, model, small_task):
+    outputs = hyperrep.reconstruct(model, HELDOUT, aligned=True)
+    expected = evaluation.evaluate(small_task, outputs, small_task.test).accuracy
     np.testing.assert_array_equal(result.robustness["lwln"].accuracy[:, 0], expected)
     r2 = losses.r_squared(SPEC, outputs, HELDOUT, TRAIN.mean(0), model.statistics.layer_std)
     found = result.robustness["lwln"].r2
     assert found.shape == (5, len(LEVELS))
     assert found[:, 0].mean() == pytest.approx(r2["all"], abs=1e-4)
     assert found[:, 0].mean() > found[:, 1].mean() > found[:, 2].mean()
-    origin = hyperrep.decode(model, np.zeros((1, TINY.latent), np.float32))
-    expected = evaluation.evaluate(small_lab, origin, small_lab.test).accuracy[0]
+    origin = hyperrep.decode(model, np.zeros((1, TINY.architecture.latent), np.float32))
+    expected = evaluation.evaluate(small_task, origin, small_task.test).accuracy[0]
     assert result.robustness["lwln"].origin == pytest.approx(expected)
 
 
-def test_ends_of_lines_are_reconstructions_and_members(result, model, small_lab):
+def test_ends_of_lines_are_reconstructions_and_members(result, model, small_task):
     def accuracy(vectors):
-        return evaluation.evaluate(small_lab, vectors, small_lab.test).accuracy
+        return evaluation.evaluate(small_task, vectors, small_task.test).accuracy
 
     early, late = TRAIN[:3], HELDOUT[:3]
     line = result.lines["trajectory", "lwln"]
     assert line.shape == (3, 3)
-    np.testing.assert_array_equal(line[:, 0], accuracy(hyperrep.reconstruct(model, early)))
-    np.testing.assert_array_equal(line[:, -1], accuracy(hyperrep.reconstruct(model, late)))
+    np.testing.assert_array_equal(
+        line[:, 0], accuracy(hyperrep.reconstruct(model, early, aligned=True))
+    )
+    np.testing.assert_array_equal(
+        line[:, -1], accuracy(hyperrep.reconstruct(model, late, aligned=True))
+    )
     line = result.lines["trajectory", "weights"]
     np.testing.assert_array_equal(line[:, 0], accuracy(early))
     np.testing.assert_array_equal(line[:, 1], accuracy((early + late) / 2))
     np.testing.assert_array_equal(line[:, -1], accuracy(late))
-    z = hyperrep.encode(model, np.concatenate([early, late]))
+    z = hyperrep.encode(model, np.concatenate([early, late]), aligned=True)
     middle = accuracy(hyperrep.decode(model, (z[:3] + z[3:]) / 2))
     np.testing.assert_allclose(result.lines["trajectory", "lwln"][:, 1], middle, atol=0.021)
     assert result.lines["train", "lwln"].shape == (7, 3)

@@ -16,6 +16,7 @@ from hyperjax.paper import audit_novelty as task
 from hyperjax.population import evaluation
 from hyperjax.population.evaluation import Task
 from hyperjax.symmetry import nearest
+from hyperjax.types import Images
 
 SPEC = zoo_cnn_spec(1, "tanh")
 RNG = np.random.default_rng(0)
@@ -126,10 +127,11 @@ def test_shares():
 
 
 @pytest.fixture(scope="module")
-def small_lab():
+def small_task():
     engine = population.make_engine(SPEC, TrainingConfig(), devices=jax.devices()[:1])
     pixels = RNG.integers(0, 256, (30, 28, 28, 1), np.uint8)
-    images = population.place_images(engine, pixels, RNG.integers(0, 10, 30), [0.5], [0.3])
+    images = Images(pixels, RNG.integers(0, 10, 30), [0.5], [0.3])
+    images = population.place_images(engine, images)
     return Task(engine, images, images, images)
 
 
@@ -142,7 +144,7 @@ def train():
 
 
 @pytest.fixture(scope="module")
-def result(small_lab, train):
+def result(small_task, train):
     last = train.vectors[:, -1]
     keys = jax.random.split(jax.random.key(0), MEMBERS)
     transforms = jax.vmap(lambda key: symmetry.random_transform(key, SPEC))(keys)
@@ -160,8 +162,8 @@ def result(small_lab, train):
     }
     noise = RNG.normal(0, 0.1, last.shape).astype(np.float32)
     done = []
-    found = novelty.run(
-        populations, {"noise 0": last, "noise": last + noise}, train, small_lab,
+    found = novelty.audit(
+        populations, {"noise 0": last, "noise": last + noise}, train, small_task,
         reconstructions={"decoded": lossy}, bootstrap=99, seed=0,
         advance=lambda steps, note: done.append(note),
     )  # fmt: skip
@@ -197,10 +199,10 @@ def test_a_population_without_finite_networks(result):
     assert np.isnan(result.margins["weights"]["lost"].margin)
 
 
-def test_behaviour_against_sets_of_errors(result, train, small_lab):
+def test_behaviour_against_sets_of_errors(result, train, small_task):
     def errors(vectors):
-        predictions = evaluation.evaluate(small_lab, vectors, small_lab.test).predictions
-        return [set(np.flatnonzero(p != small_lab.test.labels)) for p in predictions]
+        predictions = evaluation.evaluate(small_task, vectors, small_task.test).predictions
+        return [set(np.flatnonzero(p != small_task.test.labels)) for p in predictions]
 
     def overlap(a, others):
         return max(len(a & b) / len(a | b) for b in others)
@@ -218,10 +220,10 @@ def test_behaviour_against_sets_of_errors(result, train, small_lab):
     assert result.populations["averages"].behaviour[0] == pytest.approx(expected, rel=1e-5)
 
 
-def test_one_train_member_is_not_enough(small_lab, train):
+def test_one_train_member_is_not_enough(small_task, train):
     alone = train._replace(vectors=train.vectors[:1])
     with pytest.raises(HyperJaxError, match="compares with 1 train member; expected at least 2"):
-        novelty.run({}, {}, alone, small_lab, reconstructions={}, bootstrap=9, seed=0)
+        novelty.audit({}, {}, alone, small_task, reconstructions={}, bootstrap=9, seed=0)
 
 
 def test_overlaps_of_all_pairs():

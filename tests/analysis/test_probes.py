@@ -24,7 +24,7 @@ def make_parts(members=(12, 5, 6), each=4, width=7, noise=0.0):
 
 def test_a_linear_target_is_predicted_perfectly():
     features, target = make_parts()
-    found = probes.run({"x": features}, {"y": target}, bootstrap=50, seed=0)
+    found = probes.probe({"x": features}, {"y": target}, bootstrap=50, seed=0)
     probe = found["x", "y"]
     assert probe.r2 == pytest.approx(1, abs=1e-9)
     assert [probe.tau, probe.last_tau] == pytest.approx([1, 1])
@@ -48,7 +48,7 @@ def test_ridge_equals_the_closed_form_and_validation_members_choose(width):
     features, target = make_parts(width=width, noise=2.0)
     other = Parts(*(RNG.normal(size=y.shape) for y in target))
     seen = []
-    found = probes.run({"x": features}, {"y": target, "other": other}, bootstrap=20, seed=0,
+    found = probes.probe({"x": features}, {"y": target, "other": other}, bootstrap=20, seed=0,
                        advance=lambda steps, note: seen.append(note))  # fmt: skip
     assert seen == ["x"]
     for name, wanted in (("y", target), ("other", other)):
@@ -81,7 +81,7 @@ def test_intervals_hold_the_estimate_and_depend_on_the_seed_only():
     features, target = make_parts(members=(30, 10, 15), noise=2.0)
 
     def run(seed):
-        return probes.run({"x": features}, {"y": target}, bootstrap=300, seed=seed)["x", "y"]
+        return probes.probe({"x": features}, {"y": target}, bootstrap=300, seed=seed)["x", "y"]
 
     probe = run(0)
     assert probe.r2_ci[0] < probe.r2 < probe.r2_ci[1]
@@ -93,7 +93,7 @@ def test_what_does_not_vary_has_no_r2_and_does_not_warn():
     features, target = make_parts(members=(4, 1, 1), each=2)
     features.train[..., 0] = features.val[..., 0] = features.test[..., 0] = 1.0
     constant = Parts(*(np.full(y.shape, 0.1) for y in target))
-    found = probes.run({"x": features}, {"y": target, "c": constant}, bootstrap=20, seed=0)
+    found = probes.probe({"x": features}, {"y": target, "c": constant}, bootstrap=20, seed=0)
     assert np.isfinite(found["x", "y"].r2)
     assert np.isnan([*found["x", "y"].r2_ci, found["x", "y"].last_tau]).all()  # one test member
     assert np.isnan([found["x", "c"].r2, found["x", "c"].tau]).all()

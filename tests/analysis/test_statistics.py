@@ -7,7 +7,14 @@ import scipy.stats
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hyperjax.analysis.statistics import QUANTILES, compare, compare_all, holm, summarize
+from hyperjax.analysis.statistics import (
+    QUANTILES,
+    against,
+    compare,
+    compare_all,
+    holm,
+    summarize,
+)
 
 RNG = np.random.default_rng(0)
 floats = st.floats(-1e3, 1e3, width=32)
@@ -86,6 +93,25 @@ def test_mann_whitney_counts_pairs(a, b):
     assert forth.mwu_p == pytest.approx(back.mwu_p)
 
 
+values = st.lists(floats | st.just(float("nan")), max_size=12)
+
+
+@settings(max_examples=60, deadline=None)
+@given(values, values)
+def test_flipped_is_the_comparison_the_other_way_round(a, b):
+    """In every field, also where one side is empty, constant, or has values that are no numbers."""
+    forth, back = compare(a, b), compare(b, a)
+    ours, theirs = (dataclasses.asdict(comparison) for comparison in (forth.flipped(), back))
+    assert ours.keys() == theirs.keys()
+    for name, value in ours.items():
+        np.testing.assert_allclose(value, theirs[name], rtol=1e-9, atol=1e-12, err_msg=name)
+    assert_same(forth.flipped().flipped(), forth)
+
+
+def assert_same(ours, theirs):
+    np.testing.assert_allclose(*map(dataclasses.astuple, (ours, theirs)), rtol=1e-9, atol=1e-12)
+
+
 def test_comparison_equals_scipy():
     a, b = RNG.normal(1.0, 1.0, 30), RNG.normal(0.0, 3.0, 50)
     result = compare(np.append(a, np.nan), np.append(b, np.inf))
@@ -115,7 +141,9 @@ def test_too_few_values_to_compare():
     single = compare([1.0], [0.0, 2.0])
     assert (single.mann_whitney_u, single.cles) == (1.0, 0.5)
     assert np.isnan([single.welch_t, single.welch_p, single.cohens_d]).all()
-    assert np.isnan(dataclasses.astuple(compare([np.nan], [0.0, 2.0]))).all()
+    pairs, *others = dataclasses.astuple(compare([np.nan], [0.0, 2.0]))
+    assert pairs == 0
+    assert np.isnan(others).all()
 
 
 def test_holm_hand_worked():
@@ -149,3 +177,21 @@ def test_all_pairs_are_compared_in_order_and_adjusted():
     np.testing.assert_array_equal([c.welch_p for *_, c in result], holm([c.welch_p for c in plain]))
     assert [c.cohens_d for *_, c in result] == [c.cohens_d for c in plain]
     assert compare_all({"a": [1.0, 2.0]}) == []
+
+
+def test_comparisons_against_one_population_are_all_the_same_way_round():
+    """As the other against the base, wherever the base stands; p-values stay as corrected."""
+    populations = {name: RNG.normal(2 * mean, 1, 20) for mean, name in enumerate("abcd")}
+    everything = compare_all(populations)
+    for base in populations:
+        found = against(everything, base)
+        assert found.keys() == populations.keys() - {base}
+        for name, comparison in found.items():
+            (pair,) = (c for *names, c in everything if set(names) == {name, base})
+            expected = dataclasses.replace(
+                compare(populations[name], populations[base]),
+                mwu_p=pair.mwu_p, welch_p=pair.welch_p,
+            )  # fmt: skip
+            assert_same(comparison, expected)
+            assert (comparison.cohens_d > 0) == (name > base)  # later ones are larger
+    assert against(everything, "nobody") == {}

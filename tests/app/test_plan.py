@@ -6,12 +6,13 @@ import pytest
 
 from hyperjax import cost
 from hyperjax.app import machine, plan
+from hyperjax.app.context import read_config
 from hyperjax.app.progress import console
-from hyperjax.app.train_population import make_engine
 from hyperjax.config import Config
 from hyperjax.errors import HyperJaxError
 from hyperjax.models.cnn import zoo_cnn_spec
 from hyperjax.population import evaluation
+from hyperjax.population.lockstep import make_engine
 
 SPEC = zoo_cnn_spec(1, "tanh")
 PAPER = Config(zoo=dataclasses.replace(Config().zoo, num_members=1000, epochs=50))
@@ -20,8 +21,8 @@ MNIST = {"train": 50_000, "val": 10_000, "test": 10_000}
 
 def test_the_papers_zoo():
     """2.3 PFLOP of training (and the measuring between epochs), 6.5 times its final size."""
-    engine = make_engine(PAPER, SPEC)
-    stage = plan.population_stage("zoo", engine, PAPER, MNIST, 1000, 50)
+    engine = make_engine(PAPER.zoo, SPEC)
+    stage = plan.population_stage("zoo", engine, PAPER.zoo, MNIST, 1000, 50)
     training = 1000 * 50 * 50_000 * 0.932e6
     measuring = 1000 * 51 * 20_000 * 0.3876e6
     assert training == pytest.approx(2.33e15, rel=0.01)
@@ -31,17 +32,18 @@ def test_the_papers_zoo():
 
 
 def test_members_at_once_need_more_memory():
-    at_once = dataclasses.replace(PAPER, zoo=dataclasses.replace(PAPER.zoo, members="vmap"))
+    at_once = dataclasses.replace(PAPER.zoo, mapping="vmap")
     stages = [
         plan.population_stage("zoo", make_engine(config, SPEC), config, MNIST, 1000, 50)
-        for config in (PAPER, at_once)
+        for config in (PAPER.zoo, at_once)
     ]
     assert stages[1].memory > 5 * stages[0].memory
     assert stages[1].flops == stages[0].flops
 
 
 def test_what_cannot_fit_is_refused(tmp_path):
-    stage = plan.autoencoder_stage("hyper-representation lwln", PAPER, SPEC, 1)
+    name = "hyper-representation lwln"
+    stage = plan.autoencoder_stage(name, PAPER.autoencoder, PAPER.zoo, SPEC)
     assert stage.flops == pytest.approx(27_500 * cost.autoencoder_flops(PAPER.autoencoder, SPEC))
     plan.check([stage], tmp_path, memory=10**15, disk=10**15)
     plan.check([stage], tmp_path, memory=None, disk=10**15)
@@ -51,10 +53,44 @@ def test_what_cannot_fit_is_refused(tmp_path):
         plan.check([stage, stage], tmp_path, memory=10**15, disk=10**6)
 
 
+@pytest.fixture
+def many_cores(monkeypatch):
+    """A host of 64 virtual CPU devices, which share its memory."""
+    devices = [SimpleNamespace(platform="cpu", process_index=0, id=i) for i in range(64)]
+    for name in ("devices", "local_devices"):
+        monkeypatch.setattr(jax, name, lambda: devices)
+
+
+def test_a_large_autoencoder_needs_the_memory_of_the_device_that_it_uses(many_cores, tmp_path):
+    """The paper's, on a host with 64 devices and 16 GB: it is on one of them, not on all."""
+    config = read_config("configs/mnist.py:full")
+    stage = plan.autoencoder_stage("lwln", config.autoencoder, config.zoo, SPEC)
+    assert stage.devices == 1
+    assert 16e9 / 64 < stage.memory < 16e9  # as many copies as devices would not fit
+    plan.check([stage], tmp_path, memory=int(16e9), disk=10**15)
+    with pytest.raises(HyperJaxError, match="lwln needs about"):
+        plan.check([stage], tmp_path, memory=int(0.99 * stage.memory), disk=10**15)
+    with pytest.raises(HyperJaxError, match="lwln needs about"):
+        plan.check([stage._replace(devices=64)], tmp_path, memory=int(16e9), disk=10**15)
+
+
+def test_a_small_autoencoder_is_on_several_devices_and_needs_the_memory_of_all(
+    many_cores, tmp_path
+):
+    """Parts of at least 8 of its batch of 64 on each of 8 of 64 devices."""
+    architecture = dataclasses.replace(PAPER.autoencoder.architecture, dim=64, latent=16)
+    small = dataclasses.replace(PAPER.autoencoder, architecture=architecture)
+    stage = plan.autoencoder_stage("lwln", small, PAPER.zoo, SPEC)
+    assert stage.devices == 8
+    plan.check([stage], tmp_path, memory=int(8.01 * stage.memory), disk=10**15)
+    with pytest.raises(HyperJaxError, match="lwln needs about"):
+        plan.check([stage], tmp_path, memory=int(7.99 * stage.memory), disk=10**15)
+
+
 def test_the_table_is_printed(tmp_path, monkeypatch):
     # all virtual devices of a host together have the rate of one, whose products use all cores
     monkeypatch.setattr(machine, "matmul_rate", lambda device: 1e12)
-    stages = [plan.Stage("zoo", 2.3e15, 1e6, "zoo.chunk_size", 5e8)]
+    stages = [plan.Stage("zoo", 2.3e15, 1e6, 4, "zoo.chunk_size", 5e8)]
     with console.capture() as capture:
         plan.announce(stages, tmp_path, jax.devices())
     text = capture.get()
@@ -76,7 +112,7 @@ def test_members_together_follow_the_memory(monkeypatch):
     device = SimpleNamespace(memory_stats=lambda: {"bytes_limit": 5})
     assert evaluation._memory(device) == 5
     assert evaluation._memory(jax.devices()[0]) > 0  # a CPU does not say
-    at_once = dataclasses.replace(PAPER, zoo=dataclasses.replace(PAPER.zoo, members="vmap"))
+    at_once = dataclasses.replace(PAPER.zoo, mapping="vmap")
     engine, sizes = make_engine(at_once, SPEC), []
     for memory in (10e9, 20e9, 80e9):
         monkeypatch.setattr(evaluation, "_memory", lambda device, memory=memory: memory)

@@ -16,7 +16,8 @@ import pytest
 from image_files import write_cifar10, write_idx, write_stl10, write_svhn
 
 from hyperjax import paper, samplers
-from hyperjax.store import hyperrep_file, zoo_file
+from hyperjax.store import hyperrep_file, workdir, zoo_file
+from hyperjax.zoo import Zoo
 
 ROOT = Path(__file__).parents[2]
 DIGITS = "configs/digits.py:smoke"
@@ -59,7 +60,7 @@ def same_results(one: Path, other: Path, log_tolerance: float = 0) -> None:
     np.testing.assert_array_equal(zoos[0].weights, zoos[1].weights)
     for name, values in zoos[0].metrics.items():
         np.testing.assert_array_equal(values, zoos[1].metrics[name])
-    for name in ("lwln", "no_lwln"):
+    for name in ("lwln", "no_lwln", "vae"):
         files = [folder / "hyperrep" / f"{name}.safetensors" for folder in (one, other)]
         (a, info_a), (b, info_b) = map(hyperrep_file.read, files)
         assert info_a == info_b
@@ -90,7 +91,9 @@ def test_train_writes_a_workdir(trained):
     assert "jax" in manifest[0]["versions"]
     lines = (trained / "metrics.jsonl").read_text().splitlines()
     stages = [json.loads(line)["stage"] for line in lines]
-    assert set(stages) == {"zoo", "hyperrep/lwln", "hyperrep/no_lwln"}
+    assert set(stages) == {"zoo", *(f"hyperrep/{name}" for name in ("lwln", "no_lwln", "vae"))}
+    assert (manifest[0]["status"], len(manifest)) == ("done", 1)
+    assert set(manifest[0]["stages"]) == set(stages)
     assert not list(trained.rglob("*.partial"))
     assert not (trained / "zoo" / "zoo.checkpoints").exists()
 
@@ -117,6 +120,28 @@ def kill_when(env, folder: Path, sign: str) -> None:
     wait_for(folder, sign, [process])
     process.send_signal(signal.SIGKILL)
     process.wait()
+
+
+def test_sigterm_saves_and_asks_to_be_started_again(env, trained, tmp_path):
+    """In the zoo and in an autoencoder, long before a checkpoint is due."""
+    folder = tmp_path / "stopped"
+    command = [sys.executable, "train.py", CONFIG, f"--workdir={folder}"]
+    log = folder / "metrics.jsonl"
+    for begun, saved in (
+        (lambda: list(folder.glob("zoo/zoo.partial")), "zoo/zoo.checkpoints/*/*"),
+        (lambda: log.exists() and "hyperrep/lwln" in log.read_text(), "checkpoints/*/*"),
+    ):
+        process = subprocess.Popen(command, cwd=ROOT, env=env, stdout=subprocess.DEVNULL)
+        while not begun():
+            assert process.poll() is None
+            time.sleep(0.005)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(SLOW) == 75
+        assert list(folder.glob(saved))
+    entries = json.loads((folder / "manifest.json").read_text())
+    assert [entry["status"] for entry in entries] == ["ended by Terminated"] * 2
+    assert call(env, *command[1:]).returncode == 0
+    same_results(trained, folder)
 
 
 def wait_for(folder: Path, sign: str, processes) -> None:
@@ -229,22 +254,85 @@ def test_every_experiment(env, trained):
     assert not re.search(r'(?:src|href)="https?:', page)
     rows = (report / "tab1" / "accuracy.csv").read_text().splitlines()
     assert len(rows) == 1 + 1 + 4 + 2  # header, B_T, samplers, B_ twice
+    assert "step 0 of 20, principal components only" in page  # what the figures are of
     data = json.loads((report / "fig2.json").read_text())
     assert set(data) == {"lwln/train", "no_lwln/train", "lwln/heldout", "no_lwln/heldout"}
     accuracy = json.loads((report / "tab2.json").read_text())["digits"]["table"]["populations"]
     again = call(env, *arguments, "--experiments=tab2")
     assert again.returncode == 0, again.stderr
     assert "B_F on digits" not in again.stdout  # nothing was trained
-    assert not (report / "tab1.json").exists()
+    assert (report / "tab1" / "accuracy.csv").read_text().splitlines() == rows  # as it was
+    page = (report / "index.html").read_text()
+    assert page.index('id="overview"') < page.index('id="tab1"') < page.index('id="tab2"')
+    assert "--experiments=tab2" in page  # what it was made by
     same = json.loads((report / "tab2.json").read_text())["digits"]["table"]["populations"]
     assert same == accuracy
-    (trained / "hyperrep" / "vae.safetensors").write_bytes(b"broken")
+    vae = trained / "hyperrep" / "vae.safetensors"
+    whole, older = vae.read_bytes(), (report / "vae.json").read_bytes()
+    vae.write_bytes(b"broken")
     failed = call(env, *arguments, "--experiments=vae,tab2")
-    (trained / "hyperrep" / "vae.safetensors").unlink()
+    vae.write_bytes(whole)
     assert failed.returncode != 0
     assert "the report lacks what failed" in failed.stderr
     assert "vae.safetensors" in failed.stderr
-    assert '<section id="tab2">' in (report / "index.html").read_text()  # all the same
+    page = (report / "index.html").read_text()
+    assert '<section id="tab2">' in page  # all the same
+    assert "An older result: making it anew failed" in page
+    assert (report / "vae.json").read_bytes() == older
+
+
+def test_settings_of_samplers_and_evaluation_belong_to_the_scripts(env, trained):
+    """They are given to the script that uses them, and stand beside what it made."""
+    sample = ("sample.py", f"--workdir={trained}", "--sampler=joint", "--num_samples=3")
+    for setting in ("", "--config.samplers.joint_bandwidth=0.1", ""):
+        done = call(env, *sample, *filter(None, [setting]))
+        assert done.returncode == 0, done.stderr
+    drawn = [zoo_file.read(path) for path in (trained / "samples").glob("joint-lwln-n3-*")]
+    assert len(drawn) == 2  # two requests, and the first one again
+    assert {z.info["settings"]["joint_bandwidth"] for z in drawn} == {0.1, 0.4}
+    digest = hyperrep_file.read(trained / "hyperrep" / "lwln.safetensors")[1]["digest"]
+    for population in drawn:
+        assert population.latents.shape == (3, 8)
+        assert population.info["decoder"] == digest
+        assert {"commit", "versions", "command"} <= population.info["run"].keys()
+    done = call(env, "evaluate.py", f"--workdir={trained}", "--experiments=fig3",
+                "--config.evaluation.points=2")  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert len(json.loads((trained / "report" / "fig3.json").read_text())["positions"]) == 2
+    used = json.loads((trained / "report" / "fig3" / "run.json").read_text())["config"]
+    assert used["evaluation"]["points"] == 2
+    assert workdir.load_config(trained).evaluation.points == 3  # the workdir's own stay
+
+
+def test_populations_of_other_origin_are_evaluated(env, trained, tmp_path):
+    """One that sample.py wrote, and one with nothing but weights and their spec."""
+    zoo = zoo_file.read(trained / "zoo" / "zoo.safetensors")
+    rows = np.arange(3)
+    bare = Zoo(zoo.spec, np.asarray(zoo.weights[rows, -1:]), zoo.epochs[-1:], rows, {})
+    files = [tmp_path / "ours.safetensors", tmp_path / "theirs.safetensors"]
+    zoo_file.write(files[1], bare)
+    done = call(env, "sample.py", f"--workdir={trained}", "--sampler=kde", "--num_samples=3",
+                f"--output={files[0]}")  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    names = ",".join(map(str, files))
+    done = call(env, "evaluate.py", f"--workdir={trained}", "--experiments=fig4,novelty",
+                "--samplers=average", f"--populations={names}")  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    decoded = json.loads((trained / "report" / "fig4.json").read_text())["populations"]
+    assert set(decoded) == {"average", "ours", "theirs"}
+    expected = zoo.metrics["test_accuracy"][rows, -1]
+    np.testing.assert_allclose(decoded["theirs"]["accuracy"], expected, atol=1e-6)
+    audit = json.loads((trained / "report" / "novelty.json").read_text())
+    assert len(audit["populations"]["theirs"]["weights"]) == 3
+
+
+def test_nothing_is_drawn_before_the_folder_is_held(env, trained):
+    with workdir.lock(trained):
+        done = call(env, "sample.py", f"--workdir={trained}", "--sampler=uniform",
+                    "--num_samples=7")  # fmt: skip
+    assert done.returncode == 2
+    assert "is in use by another command" in done.stderr
+    assert not list((trained / "samples").glob("uniform-*"))
 
 
 def test_every_sampler_in_the_report(env, trained):
@@ -276,10 +364,14 @@ def test_list_and_help(env):
         (["evaluate.py", "--workdir={w}", "--targets=none.py"], "no such workdir or config"),
         (["evaluate.py", "--workdir={w}", f"--targets={DIGITS},{DIGITS}"], "two are digits"),
         (["evaluate.py", "--workdir={w}", "--samplers=prior"], "draws from the prior"),
-        (["train.py", "--config=configs/digits.py:tiny", "--workdir={w}"], "full, small, smoke"),
+        (["train.py", "--config=configs/digits.py:tiny", "--workdir={w}"], "paper, small, smoke"),
         (["train.py", CONFIG, "--workdir={w}", "--config.dataset=cifar"], "cifar10"),
         (["train.py", CONFIG, "--workdir={w}", "--config.zoo.epochs=0"], "zoo.epochs"),
         (["train.py", CONFIG, "--workdir={w}", "stray"], "unexpected argument 'stray'"),
+        (["evaluate.py", "--workdir={w}", "--populations=none"], "there is no such file"),
+        (["evaluate.py", "--workdir={w}", "--config.evaluation.point=3"], "point"),
+        (["evaluate.py", "--workdir={w}", "--config.evaluation.points=1"], "at least 2"),
+        (["sample.py", "--workdir={w}", "--sampler=kde", "--config.zoo.epochs=3"], "zoo"),
     ],
 )
 def test_mistakes_get_one_clear_error(env, trained, tmp_path, arguments, message):
@@ -316,7 +408,7 @@ def test_pairs_of_the_paper(env, tmp_path, source, target, num_params, other):
     done = call(
         env, "train.py", f"--config=configs/{source}.py:smoke", f"--workdir={run}",
         f"--config.data_dir={tmp_path}", "--config.zoo.epochs=2",
-        "--config.autoencoder.epochs_seen=(1,2)", "--config.autoencoder.train_baseline=False",
+        "--config.autoencoder.data.epochs_seen=(1,2)", "--config.autoencoder.variants=()",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert zoo_file.read(run / "zoo" / "zoo.safetensors").weights.shape == (8, 3, num_params)

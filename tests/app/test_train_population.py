@@ -1,4 +1,4 @@
-"""Chunks, resuming and the laboratory, on a few tiny members."""
+"""Chunks, resuming and evaluation, on a few tiny members."""
 
 import dataclasses
 
@@ -7,16 +7,17 @@ import numpy as np
 import pytest
 
 from hyperjax import population, symmetry
-from hyperjax.analysis import metrics
-from hyperjax.app import train_population
-from hyperjax.app.train_population import Recipe, make_population
+from hyperjax.app.train_population import make_population
 from hyperjax.config import Config, TrainingConfig, ZooConfig
 from hyperjax.errors import HyperJaxError
 from hyperjax.models.cnn import zoo_cnn_spec
-from hyperjax.population import evaluation
+from hyperjax.population import engine as engines
+from hyperjax.population import evaluation, lockstep
 from hyperjax.population.evaluation import Task
+from hyperjax.population.lockstep import Recipe
 from hyperjax.store import zoo_file
 from hyperjax.symmetry import alignment
+from hyperjax.types import Images
 from hyperjax.zoo import Zoo
 
 SPEC = zoo_cnn_spec(1, "tanh")
@@ -25,11 +26,12 @@ CONFIG = Config(zoo=ZooConfig(epochs=3, training=TRAINING, chunk_size=2), checkp
 
 
 @pytest.fixture(scope="module")
-def small_lab():
+def small_task():
     rng = np.random.default_rng(0)
     engine = population.make_engine(SPEC, TRAINING, init="torch_default", devices=jax.devices()[:1])
     pixels = rng.integers(0, 256, (16, 28, 28, 1), np.uint8)
-    images = population.place_images(engine, pixels, rng.integers(0, 10, 16), [0.5], [0.3])
+    images = Images(pixels, rng.integers(0, 10, 16), [0.5], [0.3])
+    images = population.place_images(engine, images)
     return Task(engine, images, images, images)
 
 
@@ -41,11 +43,11 @@ class KilledError(Exception):
     """Stands for a kill: raised from within a run."""
 
 
-def test_chunks_and_kills_do_not_change_a_population(small_lab, tmp_path, monkeypatch):
+def test_chunks_and_kills_do_not_change_a_population(small_task, tmp_path, monkeypatch):
     """5 members in chunks of 2, killed in the second chunk, against one chunk uninterrupted."""
     whole = dataclasses.replace(CONFIG, zoo=dataclasses.replace(CONFIG.zoo, chunk_size=6))
-    expected = make_population(tmp_path / "a.safetensors", recipe(5), whole, small_lab, "a")
-    measure, epochs = train_population.measure, []
+    expected = make_population(tmp_path / "a.safetensors", recipe(5), whole, small_task, "a")
+    measure, epochs = lockstep.measure, []
 
     def dying(task, state, epoch, *args):
         epochs.append(epoch)
@@ -53,21 +55,21 @@ def test_chunks_and_kills_do_not_change_a_population(small_lab, tmp_path, monkey
             raise KilledError
         return measure(task, state, epoch, *args)
 
-    monkeypatch.setattr(train_population, "measure", dying)
+    monkeypatch.setattr(lockstep, "measure", dying)
     path = tmp_path / "b.safetensors"
     with pytest.raises(KilledError):
-        make_population(path, recipe(5), CONFIG, small_lab, "b")
+        make_population(path, recipe(5), CONFIG, small_task, "b")
     assert not path.exists()
-    monkeypatch.setattr(train_population, "measure", measure)
+    monkeypatch.setattr(lockstep, "measure", measure)
     trained = []
-    train_epoch = population.train_epoch
+    train_epoch = engines.train_epoch
 
     def counting(engine, state, hyper, images, root, epoch):
         trained.append((int(hyper.ids[0]), int(epoch)))
         return train_epoch(engine, state, hyper, images, root, epoch)
 
-    monkeypatch.setattr(population, "train_epoch", counting)
-    found = make_population(path, recipe(5), CONFIG, small_lab, "b")
+    monkeypatch.setattr(engines, "train_epoch", counting)
+    found = make_population(path, recipe(5), CONFIG, small_task, "b")
     # goes on with epoch 2 of the second chunk; nothing is trained twice
     assert trained == [(2, 2), (2, 3), (4, 1), (4, 2), (4, 3)]
     np.testing.assert_array_equal(found.members, np.arange(5))
@@ -79,18 +81,18 @@ def test_chunks_and_kills_do_not_change_a_population(small_lab, tmp_path, monkey
     assert sorted(p.name for p in tmp_path.iterdir()) == ["a.safetensors", "b.safetensors"]
 
 
-def test_a_finished_file_is_read_and_another_recipe_refused(small_lab, tmp_path):
+def test_a_finished_file_is_read_and_another_recipe_refused(small_task, tmp_path):
     path = tmp_path / "a.safetensors"
     empty = Zoo(SPEC, np.zeros((2, 4, 2464), np.float32), np.arange(4), np.arange(2), {}, {"k": 1})
     zoo_file.write(path, empty)
-    read = make_population(path, recipe(2, k=1), CONFIG, small_lab, "a")
+    read = make_population(path, recipe(2, k=1), CONFIG, small_task, "a")
     assert not read.weights.any()
     for other in (recipe(2, k=2), recipe(3, k=1)):
         with pytest.raises(HyperJaxError, match="other settings"):
-            make_population(path, other, CONFIG, small_lab, "a")
+            make_population(path, other, CONFIG, small_task, "a")
 
 
-def test_lab_evaluates_any_number_of_models_on_any_number_of_devices(monkeypatch):
+def test_any_number_of_models_on_any_number_of_devices(monkeypatch):
     """11 models in calls of 4 on 3 devices, which divide neither, against one device."""
     rng = np.random.default_rng(1)
     vectors = 0.3 * rng.standard_normal((11, SPEC.num_params)).astype(np.float32)
@@ -100,16 +102,16 @@ def test_lab_evaluates_any_number_of_models_on_any_number_of_devices(monkeypatch
     for devices, images_per_call in ((1, 10**6), (3, 4 * 40)):
         monkeypatch.setattr(evaluation, "_IMAGES_PER_CALL", images_per_call)
         engine = population.make_engine(SPEC, TRAINING, devices=jax.devices()[:devices])
-        images = population.place_images(engine, pixels, labels, [0.5], [0.3])
+        images = population.place_images(engine, Images(pixels, labels, [0.5], [0.3]))
         results.append(evaluation.evaluate(Task(engine, images, images, images), vectors, images))
     assert results[1].accuracy.shape == (11,)
     np.testing.assert_array_equal(results[0].predictions, results[1].predictions)
     np.testing.assert_allclose(results[0].loss, results[1].loss, rtol=1e-5)
 
 
-def test_no_models_is_an_error(small_lab):
+def test_no_models_is_an_error(small_task):
     with pytest.raises(HyperJaxError, match="empty"):
-        evaluation.evaluate(small_lab, np.zeros((0, SPEC.num_params)), small_lab.test)
+        evaluation.evaluate(small_task, np.zeros((0, SPEC.num_params)), small_task.test)
 
 
 def test_trajectories_are_aligned_as_one():
@@ -128,16 +130,7 @@ def test_trajectories_are_aligned_as_one():
     assert (distance[1] < 0.8 * distance[0]).sum() >= 2
 
 
-def test_novelty_of_replays_and_strangers():
-    train = np.eye(4, 2464, dtype=np.float32)
-    assert metrics.novelty(train[:2], train) == 0
-    # as far from its nearest train model as these are from each other
-    stranger = np.eye(1, 2464, k=10, dtype=np.float32)
-    assert metrics.novelty(stranger, train) == pytest.approx(1)
-    assert np.isnan(metrics.novelty(np.full((1, 2464), np.nan), train))
-
-
-def test_symmetric_networks_predict_the_same(small_lab):
+def test_symmetric_networks_predict_the_same(small_task):
     """The engine and the symmetries agree on what a network computes."""
     rng = np.random.default_rng(3)
     vectors = 0.3 * rng.standard_normal((4, SPEC.num_params)).astype(np.float32)
@@ -145,5 +138,5 @@ def test_symmetric_networks_predict_the_same(small_lab):
     transforms = jax.vmap(lambda key: symmetry.random_transform(key, SPEC))(keys)
     moved = np.asarray(symmetry.apply(SPEC, transforms, vectors))
     assert np.abs(moved - vectors).max() > 0.1
-    one, other = (evaluation.evaluate(small_lab, v, small_lab.test) for v in (vectors, moved))
+    one, other = (evaluation.evaluate(small_task, v, small_task.test) for v in (vectors, moved))
     np.testing.assert_allclose(one.loss, other.loss, rtol=1e-4)

@@ -15,8 +15,10 @@ from PIL import Image
 from hyperjax.data import images as images_lib
 from hyperjax.data.images import DATASETS, dataset_info, load_images, resize
 from hyperjax.errors import HyperJaxError
+from hyperjax.types import Images
 
 RNG = np.random.default_rng(0)
+CHANNELS = {"mnist": 1, "fashion_mnist": 1, "svhn": 1, "cifar10": 3, "stl10": 3}
 
 
 @pytest.fixture(autouse=True)
@@ -56,13 +58,15 @@ def assert_same_examples(images, labels, expected_images, expected_labels):
 def assert_loaded(data, train, test, transform):
     """All splits of `data` hold the given raw splits, prepared by the reference."""
     pooled = [
-        np.concatenate([getattr(data.train, f), getattr(data.val, f)]) for f in ("images", "labels")
+        np.concatenate([getattr(data.train, f), getattr(data.val, f)]) for f in ("pixels", "labels")
     ]
     assert_same_examples(*pooled, transform(train[0]), train[1])
-    np.testing.assert_array_equal(data.test.images, transform(test[0]))
+    np.testing.assert_array_equal(data.test.pixels, transform(test[0]))
     np.testing.assert_array_equal(data.test.labels, test[1])
     for split in (data.train, data.val, data.test):
-        assert split.images.shape[1:] == (28, 28, DATASETS[data.name].channels)
+        assert split.pixels.shape[1:] == (28, 28, CHANNELS[data.name])
+        np.testing.assert_array_equal(split.mean, np.float32(DATASETS[data.name].mean))
+        np.testing.assert_array_equal(split.std, np.float32(DATASETS[data.name].std))
 
 
 FORMATS = {
@@ -84,14 +88,15 @@ def test_original_files(name, tmp_path):
     assert len(data.val.labels) == 4
     assert data.source == source
     assert data.name == name
-    assert len(data.mean) == len(data.std) == DATASETS[name].channels
+    assert len(data.train.mean) == len(data.train.std) == data.channels == CHANNELS[name]
+    assert data.num_images == {"train": len(train[1]) - 4, "val": 4, "test": len(test[1])}
     assert_loaded(data, train, test, transform)
 
 
 def test_gz_in_the_folder_of_torchvision(tmp_path):
     train, test = write_idx(tmp_path / "MNIST" / "raw", compress=True)
     data = load_images("mnist", str(tmp_path), seed=0, num_val=0)
-    assert data.val.images.shape == (0, 28, 28, 1)
+    assert data.val.pixels.shape == (0, 28, 28, 1)
     assert data.val.labels.shape == (0,)
     assert_loaded(data, train, test, lambda x: x[..., None])
 
@@ -111,7 +116,7 @@ def test_splits_follow_the_seed(tmp_path):
         return load_images("mnist", tmp_path, seed=seed, num_train=num_train, num_val=num_val)
 
     def rows(split):
-        return [image.tobytes() for image in split.images]
+        return [image.tobytes() for image in split.pixels]
 
     whole, small, other = load(1), load(1, 7), load(2)
     assert rows(load(1).train) == rows(whole.train)
@@ -127,13 +132,14 @@ def test_splits_follow_the_seed(tmp_path):
 
 
 def test_fingerprint_sees_labels_and_pixels():
-    split = images_lib.Split(np.zeros((2, 28, 28, 1), np.uint8), np.zeros(2, np.int32))
-    pixel, label = split.images.copy(), split.labels.copy()
+    unit = np.ones(1, np.float32)
+    split = Images(np.zeros((2, 28, 28, 1), np.uint8), np.zeros(2, np.int32), unit, unit)
+    pixel, label = split.pixels.copy(), split.labels.copy()
     pixel[1, 27, 27, 0] = label[1] = 1
     prints = {
         images_lib.fingerprint(split),
-        images_lib.fingerprint(images_lib.Split(pixel, split.labels)),
-        images_lib.fingerprint(images_lib.Split(split.images, label)),
+        images_lib.fingerprint(split._replace(pixels=pixel)),
+        images_lib.fingerprint(split._replace(labels=label)),
     }
     assert len(prints) == 3
     assert all(len(p) == 16 for p in prints)
@@ -143,15 +149,15 @@ def test_digits():
     data = load_images("digits", "no/such/folder", seed=0, num_val=147)
     other = load_images("digits", "", seed=1, num_train=100, num_val=0)
     assert [len(s.labels) for s in (data.train, data.val, data.test)] == [1200, 147, 450]
-    np.testing.assert_array_equal(data.test.images, other.test.images)
+    np.testing.assert_array_equal(data.test.pixels, other.test.pixels)
     np.testing.assert_array_equal(np.bincount(data.test.labels), [45] * 10)
     # the test images are part of what results mean: they must never change
     assert images_lib.fingerprint(data.test) == "21aabb6b39bb2d59"
-    pooled = np.concatenate([data.train.images, data.val.images]) / 255
-    assert data.mean == (pytest.approx(pooled.mean(), abs=1e-4),)
-    assert data.std == (pytest.approx(pooled.std(), abs=1e-4),)
+    pooled = np.concatenate([data.train.pixels, data.val.pixels]) / 255
+    np.testing.assert_allclose(data.train.mean, [pooled.mean()], rtol=0, atol=1e-4)
+    np.testing.assert_allclose(data.train.std, [pooled.std()], rtol=0, atol=1e-4)
     assert data.source == "scikit-learn"
-    assert dataset_info("digits").channels == 1
+    assert data.channels == 1
 
 
 def test_digits_are_those_of_scikit_learn():
@@ -164,7 +170,7 @@ def test_digits_are_those_of_scikit_learn():
     data = load_images("digits", "", seed=0, num_val=0)
     pooled = [
         np.concatenate([getattr(data.train, f), getattr(data.test, f)])
-        for f in ("images", "labels")
+        for f in ("pixels", "labels")
     ]
     assert_same_examples(*pooled, expected, bunch.target)
 

@@ -90,7 +90,7 @@ def test_needs_tensorflow(monkeypatch, tmp_path, capsys):
     assert prepare.main(["--dataset=mnist", f"--data_dir={tmp_path}"]) == 2
     error = capsys.readouterr().err
     assert error.count("\n") == 1
-    assert "pip install 'hyperjax[prepare]'" in error
+    assert "pip install -e '.[prepare]' in the repository" in error
     assert not list(tmp_path.iterdir())
 
 
@@ -106,7 +106,12 @@ def test_help(capsys, monkeypatch):
     with pytest.raises(SystemExit, match=r"^0$"):
         prepare.main(["--help"])
     shown = capsys.readouterr().out
-    for part in ("--dataset {mnist,", "--data_dir", "hyperjax[prepare]", "example: python -m"):
+    for part in (
+        "--dataset {mnist,",
+        "--data_dir",
+        "pip install -e '.[prepare]'",
+        "example: python -m",
+    ):
         assert part in shown
 
 
@@ -179,10 +184,10 @@ def test_prepared_files_are_read(name, tfds_name, version, shape, reference, tmp
     data = load_images(name, tmp_path, seed=0, num_val=3)
     assert data.source == f"tfds {version}"
     assert len(data.val.labels) == 3
-    training = [(split.images, split.labels) for split in (data.train, data.val)]
+    training = [(split.pixels, split.labels) for split in (data.train, data.val)]
     assert pairs(training, same) == pairs([train], reference)
-    assert pairs([(data.test.images, data.test.labels)], same) == pairs([test], reference)
-    assert data.test.images.dtype == np.uint8
+    assert pairs([(data.test.pixels, data.test.labels)], same) == pairs([test], reference)
+    assert data.test.pixels.dtype == np.uint8
     assert data.test.labels.dtype == np.int32
     assert "tensorflow" not in sys.modules
 

@@ -24,8 +24,7 @@ def with_(**changes):
 @pytest.fixture(scope="module")
 def erased():
     """4000 erasings of a vector of 200 ones: bool[4000, 200], where it was erased."""
-    config = with_(erase=1.0, erase_scale=(0.02, 0.33))
-    return np.asarray(augment.corrupt(KEY, config, jnp.ones((4000, 200)))) == 0
+    return np.asarray(augment.corrupt(KEY, with_(erase=1.0), jnp.ones((4000, 200)))) == 0
 
 
 def test_an_erased_block_is_contiguous(erased):
@@ -48,9 +47,10 @@ def test_the_start_of_a_block_is_uniform_where_it_fits(erased):
     assert abs(np.corrcoef(shares, lengths)[0, 1]) < 0.06
 
 
-def test_rows_are_erased_independently_with_the_given_probability():
+def test_rows_are_erased_independently_with_the_given_probability(monkeypatch):
+    monkeypatch.setattr(augment, "ERASED", (0.1, 0.2))
     values = np.random.default_rng(0).normal(size=(2000, 50)).astype(np.float32)
-    result = np.asarray(augment.corrupt(KEY, with_(erase=0.3, erase_scale=(0.1, 0.2)), values))
+    result = np.asarray(augment.corrupt(KEY, with_(erase=0.3), values))
     changed = np.any(result != values, axis=1)
     assert changed.mean() == pytest.approx(0.3, abs=0.04)
     np.testing.assert_array_equal(result[result != values], 0)
@@ -72,9 +72,10 @@ def test_noise_has_the_given_standard_deviation():
     assert np.abs(np.corrcoef(noise[:50]) - np.eye(50)).max() < 0.5  # fresh for every row
 
 
-def test_erasing_comes_after_noise():
+def test_erasing_comes_after_noise(monkeypatch):
     """Zero stands for 'nothing known': noise on top would hide that."""
-    both = with_(noise=0.5, erase=1.0, erase_scale=(0.3, 0.4))
+    monkeypatch.setattr(augment, "ERASED", (0.3, 0.4))
+    both = with_(noise=0.5, erase=1.0)
     result = augment.corrupt(KEY, both, jnp.ones((20, 50)))
     assert np.all((np.asarray(result) == 0).sum(1) >= 15)
 

@@ -1,7 +1,5 @@
 """The principal components beside the attention: where they start, and that they stay."""
 
-import dataclasses
-
 import jax
 import numpy as np
 import pytest
@@ -13,56 +11,62 @@ from hyperrep_cases import (
     STATS,
     TINY,
     VECTORS,
+    assert_trees_equal,
+    changed,
+    placed,
 )
 from sklearn.decomposition import PCA
 
 from hyperjax import hyperrep
-from hyperjax.hyperrep import HyperRep, losses
+from hyperjax.hyperrep import HyperRep, losses, training
 
 
 def started(config, stats=STATS, vectors=VECTORS):
-    trainer = hyperrep.make_trainer(config, SPEC)
-    state = hyperrep.principal_components(trainer, hyperrep.init(trainer, KEY), stats, vectors)
-    return HyperRep(config, SPEC, state.params, stats, VECTORS[0])
+    params = hyperrep.init(hyperrep.make_trainer(config, SPEC), KEY).params
+    params = hyperrep.principal_components(config, SPEC, params, stats, vectors)
+    return HyperRep(config, SPEC, params, stats, VECTORS[0])
 
 
 @pytest.mark.parametrize("lwln", [True, False])
 def test_the_linear_path_holds_the_principal_components(lwln):
     """Of layer-wise normalised weights with LWLN, of raw weights without."""
-    config = dataclasses.replace(LINEAR, tanh=False, lwln=lwln)
+    config = changed(LINEAR, architecture={"tanh": False}, loss={"lwln": lwln})
     units = np.repeat(STATS.layer_std if lwln else np.ones(3), SIZES)
     pca = PCA(8).fit(VECTORS / units)
     expected = pca.inverse_transform(pca.transform(VECTORS / units)) * units
     np.testing.assert_allclose(
-        hyperrep.reconstruct(started(config), VECTORS), expected, rtol=1e-3, atol=2e-3
+        hyperrep.reconstruct(started(config), VECTORS, aligned=True), expected, rtol=1e-3, atol=2e-3
     )
 
 
 def test_the_tanh_is_nearly_linear_at_the_start():
     model = started(LINEAR)
-    latents = np.arctanh(hyperrep.encode(model, VECTORS).astype(np.float64))
+    latents = np.arctanh(hyperrep.encode(model, VECTORS, aligned=True).astype(np.float64))
     np.testing.assert_allclose(latents.std(0), 0.4, rtol=1e-3)
     np.testing.assert_allclose(np.corrcoef(latents.T), np.eye(8), atol=1e-3)
-    result = hyperrep.reconstruct(model, VECTORS)
+    result = hyperrep.reconstruct(model, VECTORS, aligned=True)
     score = losses.r_squared(SPEC, result, VECTORS, STATS.mean, STATS.layer_std)
     assert 0.98 < score["all"] < 1
 
 
 def test_fewer_models_than_latents():
     few = VECTORS[:4]
-    stats = hyperrep.statistics(TINY, SPEC, few)
+    stats = hyperrep.statistics(TINY.data, SPEC, few)
     model = started(LINEAR, stats, few)
-    latents = hyperrep.encode(model, few)
+    latents = hyperrep.encode(model, few, aligned=True)
     np.testing.assert_array_equal(latents[:, 3:], 0)  # three differences between four models
-    score = losses.r_squared(
-        SPEC, hyperrep.reconstruct(model, few), few, stats.mean, stats.layer_std
-    )
+    result = hyperrep.reconstruct(model, few, aligned=True)
+    score = losses.r_squared(SPEC, result, few, stats.mean, stats.layer_std)
     assert score["all"] > 0.98
 
 
 def test_the_linear_path_stays_as_it_is():
     """No gradient reaches it and it does not decay, while everything around it is trained."""
-    config = dataclasses.replace(LINEAR, weight_decay=1.0, warmup_steps=0, dropout=0.0)
+    config = changed(
+        LINEAR,
+        architecture={"dropout": 0.0},
+        training={"weight_decay": 1.0, "warmup_steps": 0},
+    )
     trainer, params = hyperrep.make_trainer(config, SPEC), started(LINEAR).params
     noise = np.random.default_rng(0)
     params = jax.tree.map(
@@ -71,11 +75,24 @@ def test_the_linear_path_stays_as_it_is():
 
     @jax.jit
     def update(params, vectors):
-        grads = jax.grad(lambda p: hyperrep.loss_fn(trainer, p, STATS, vectors, KEY)[0])(params)
-        tx = hyperrep.optimizer(config)
+        grads = jax.grad(lambda p: training.loss_fn(trainer, p, STATS, vectors, KEY)[0])(params)
+        tx = training.optimizer(config.training)
         return tx.update(grads, tx.init(params), params)[0]
 
     updates = update(params, VECTORS)
     for part in ("encoder", "decoder"):
         assert not updates[part].pop("linear")["kernel"].any()
     assert all(np.any(leaf != 0) for leaf in jax.tree.leaves(updates))
+
+
+def test_a_training_starts_from_the_linear_path():
+    """Its state and its best parameters; without such a path nothing changes."""
+    expected = started(LINEAR).params
+    for config, part in ((LINEAR, expected), (TINY, None)):
+        trainer = hyperrep.make_trainer(config, SPEC)
+        begun = training.begin(trainer, KEY, *placed(trainer))
+        before = jax.tree.map(np.asarray, begun.state.params)
+        fitted = training.fit_linear(trainer, begun, STATS, VECTORS)
+        for params in (fitted.state.params, fitted.best):
+            assert_trees_equal(params, before if part is None else part, rtol=1e-6, atol=1e-6)
+        assert (float(fitted.best_score), int(fitted.best_step)) == (-np.inf, 0)

@@ -5,9 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from hyperjax import weights
-from hyperjax.config import AutoencoderConfig
-from hyperjax.models.autoencoder import Block, Dropout, make_autoencoder
+from hyperjax import hyperrep, weights
+from hyperjax.config import ArchitectureConfig, AutoencoderConfig, LossConfig, OptimizationConfig
+from hyperjax.models.autoencoder import Attention, Autoencoder, Block, Dropout
 from hyperjax.models.cnn import zoo_cnn_spec
 from hyperjax.weights import LayerSpec, WeightSpec
 
@@ -19,11 +19,11 @@ SPEC = WeightSpec(
     ),
     "tanh",
 )  # 77 parameters, 9 tokens
-TINY = AutoencoderConfig(
+TINY = ArchitectureConfig(
     dim=16, heads=2, mlp_dim=24, blocks=1, latent=8, dropout=0.1, projection_layers=1,
-    projection_hidden=6, projection_dim=4, batch_size=8, linear_path=False,
+    projection_hidden=6, projection_dim=4, linear_path=False,
 )  # fmt: skip
-COMPRESSIONS = ("token", "average", "linear")
+COMPRESSIONS = ("token", "linear")
 
 
 def with_(**changes):
@@ -82,7 +82,7 @@ def encode(vectors, p, compression):
     if compression == "token":
         x = np.concatenate([np.repeat(p["compression_token"], len(x), 0), x], 1)
     x = block(x + p["positions"], p["block_0"])
-    pooled = {"token": x[:, 0], "average": x.mean(1), "linear": x.reshape(len(x), -1)}
+    pooled = {"token": x[:, 0], "linear": x.reshape(len(x), -1)}
     linear = vectors @ p["linear"]["kernel"] if "linear" in p else 0
     return np.tanh(dense(pooled[compression], p["bottleneck"]) + linear)
 
@@ -102,7 +102,7 @@ def decode(latents, p):
     ("compression", "linear_path"), [*((c, False) for c in COMPRESSIONS), ("token", True)]
 )
 def test_equals_the_same_computation_in_numpy(vectors, compression, linear_path):
-    module = make_autoencoder(with_(compression=compression, linear_path=linear_path), SPEC)
+    module = Autoencoder(with_(compression=compression, linear_path=linear_path), SPEC)
     params = random_params(module)
     if linear_path:
         params["encoder"]["linear"]["kernel"] /= 4
@@ -124,7 +124,7 @@ def test_equals_the_same_computation_in_numpy(vectors, compression, linear_path)
 
 @pytest.mark.parametrize("compression", COMPRESSIONS)
 def test_latents_see_all_weights_of_their_own_model_only(vectors, compression):
-    module = make_autoencoder(with_(compression=compression), SPEC)
+    module = Autoencoder(with_(compression=compression), SPEC)
     params = random_params(module)
 
     @jax.jit
@@ -139,7 +139,7 @@ def test_latents_see_all_weights_of_their_own_model_only(vectors, compression):
 
 
 def test_an_untrained_decoder_gives_zero(vectors):
-    module = make_autoencoder(TINY, SPEC)
+    module = Autoencoder(TINY, SPEC)
 
     @jax.jit
     def run(key):
@@ -154,7 +154,7 @@ def test_an_untrained_decoder_gives_zero(vectors):
 
 
 def test_beside_a_linear_path_the_attention_starts_at_zero(vectors):
-    module = make_autoencoder(with_(linear_path=True), SPEC)
+    module = Autoencoder(with_(linear_path=True), SPEC)
 
     @jax.jit
     def run(key):
@@ -168,10 +168,10 @@ def test_beside_a_linear_path_the_attention_starts_at_zero(vectors):
 
 
 def test_without_tanh_latents_are_not_bounded(vectors):
-    params = random_params(make_autoencoder(TINY, SPEC))
+    params = random_params(Autoencoder(TINY, SPEC))
     params["encoder"]["bottleneck"]["kernel"] *= 12
     z, raw = (
-        make_autoencoder(with_(tanh=tanh), SPEC).apply({"params": params}, vectors, method="encode")
+        Autoencoder(with_(tanh=tanh), SPEC).apply({"params": params}, vectors, method="encode")
         for tanh in (True, False)
     )
     assert np.abs(raw).max() > 1
@@ -179,10 +179,10 @@ def test_without_tanh_latents_are_not_bounded(vectors):
 
 
 def test_bfloat16_stays_close(vectors):
-    params = random_params(make_autoencoder(TINY, SPEC))
+    params = random_params(Autoencoder(TINY, SPEC))
     results = []
     for dtype in ("float32", "bfloat16"):
-        module = make_autoencoder(with_(dtype=dtype), SPEC)
+        module = Autoencoder(with_(dtype=dtype), SPEC)
         results.append(
             jax.jit(lambda x, m=module: m.apply({"params": params}, x, train=False))(vectors)
         )
@@ -192,8 +192,32 @@ def test_bfloat16_stays_close(vectors):
         assert 0 < difference < 0.03
 
 
+def test_the_softmax_is_float32_whatever_the_activations_are():
+    """Tokens and kernels that are exact in bfloat16 and make the outputs the attention's shares:
+    those of float64, rounded once."""
+    tokens = 64
+    eye, rng = np.eye(tokens, dtype=np.float32), np.random.default_rng(0)
+    queries = rng.integers(-24, 25, (tokens, tokens)).astype(np.float32)
+    params = {"q": queries, "kv": np.concatenate([eye, eye], axis=1), "out": eye}
+    params = {
+        name: {"kernel": kernel, "bias": np.zeros(kernel.shape[1], np.float32)}
+        for name, kernel in params.items()
+    }
+    module = Attention(heads=1, dropout=0.0, dtype=jnp.bfloat16)
+    shares = module.apply({"params": params}, eye[None], eye[None], train=False)[0]
+    assert shares.dtype == jnp.bfloat16
+    scores = queries.astype(np.float64) / np.sqrt(tokens)  # multiples of 1/8
+    exact = np.exp(scores) / np.exp(scores).sum(axis=1, keepdims=True)
+    rounded = exact.astype(np.float32).astype(jnp.bfloat16)
+    assert np.mean(np.asarray(shares) == rounded) > 0.999  # but for float32's own rounding
+    np.testing.assert_allclose(np.asarray(shares, np.float64), exact, rtol=2**-8)
+    coarse = jnp.exp(jnp.asarray(scores, jnp.bfloat16))  # what the test would not let pass
+    coarse = coarse / coarse.sum(axis=1, keepdims=True)
+    assert np.mean(np.asarray(coarse) == rounded) < 0.9
+
+
 def test_dropout_acts_in_training_only(vectors):
-    module = make_autoencoder(with_(dropout=0.5), SPEC)
+    module = Autoencoder(with_(dropout=0.5), SPEC)
     params = random_params(module)
 
     @jax.jit
@@ -238,7 +262,7 @@ def test_dropout_keeps_the_mean(rate, width):
 
 
 def test_without_projection_layers_the_contrast_is_on_the_latents(vectors):
-    module = make_autoencoder(with_(projection_layers=0), SPEC)
+    module = Autoencoder(with_(projection_layers=0), SPEC)
     params = random_params(module)
     assert "head" not in params
     z, _, projections = module.apply({"params": params}, vectors, train=False)
@@ -249,7 +273,7 @@ def test_without_projection_layers_the_contrast_is_on_the_latents(vectors):
 
 
 def shapes_of(config, spec):
-    module = make_autoencoder(config, spec)
+    module = Autoencoder(config, spec)
     sample = jnp.zeros((1, spec.num_params))
     return jax.eval_shape(lambda: module.init(jax.random.key(0), sample, train=False)["params"])
 
@@ -260,7 +284,7 @@ def count(tree):
 
 def test_sizes_are_those_of_the_published_autoencoder():
     """2021's MNIST seed zoo: millions of parameters, as reported for the published code."""
-    published = AutoencoderConfig(
+    published = ArchitectureConfig(
         dim=800, heads=4, mlp_dim=900, blocks=2, latent=700, compression="token",
         projection_layers=4, projection_hidden=400, projection_dim=50, linear_path=False,
     )  # fmt: skip
@@ -283,12 +307,17 @@ def test_one_embedding_per_layer_and_one_position_per_token(compression, positio
 
 
 def test_modules_differ_by_architecture_only():
-    module = make_autoencoder(TINY, SPEC)
-    trained_otherwise = with_(learning_rate=1.0, beta=0.5, lwln=False, batch_size=3, steps=1)
-    assert make_autoencoder(trained_otherwise, SPEC) == module
-    assert hash(make_autoencoder(trained_otherwise, SPEC)) == hash(module)
+    module = Autoencoder(TINY, SPEC)
+    trained_otherwise = AutoencoderConfig(
+        architecture=with_(),
+        loss=LossConfig(lwln=False, beta=0.5),
+        training=OptimizationConfig(learning_rate=1.0, batch_size=3, steps=1),
+    )
+    other = hyperrep.make_trainer(trained_otherwise, SPEC).module
+    assert other == module
+    assert hash(other) == hash(module)
     for changes in (
         {"dim": 32}, {"tanh": False}, {"dtype": "bfloat16"}, {"projection_dim": 5},
         {"linear_path": True},
     ):  # fmt: skip
-        assert make_autoencoder(with_(**changes), SPEC) != module
+        assert Autoencoder(with_(**changes), SPEC) != module

@@ -1,21 +1,25 @@
+import dataclasses
 from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
 
-from hyperjax import config, weights
+from hyperjax import weights
+from hyperjax.config import ZooConfig
 from hyperjax.errors import HyperJaxError
 from hyperjax.models import cnn
 from hyperjax.models.cnn import ZooCNN, zoo_cnn_spec
 
 GOLDEN = np.load(Path(__file__).parents[1] / "golden" / "zoo_cnn.npz")
+CHOICES = {f.name: f.metadata.get("choices") for f in dataclasses.fields(ZooConfig)}
+ACTIVATIONS, INITS = CHOICES["activation"], CHOICES["init"]
 FAN_IN = {"conv1": 25, "conv2": 200, "conv3": 24, "fc1": 36, "fc2": 20}
 FAN_OUT = {"conv1": 200, "conv2": 150, "conv3": 16, "fc1": 20, "fc2": 10}
 
 
 @pytest.mark.parametrize("form", ["patches", "xla"])
-@pytest.mark.parametrize("activation", config.ACTIVATIONS)
+@pytest.mark.parametrize("activation", ACTIVATIONS)
 @pytest.mark.parametrize("channels", [1, 3])
 def test_logits_equal_those_of_torch(channels, activation, form):
     params = weights.unflatten(zoo_cnn_spec(channels, activation), GOLDEN[f"c{channels}/vector"])
@@ -24,7 +28,7 @@ def test_logits_equal_those_of_torch(channels, activation, form):
     expected = GOLDEN[f"c{channels}/logits/{activation}"]
     np.testing.assert_allclose(logits, expected, atol=1e-5)
     # the golden tells the activations apart
-    others = [GOLDEN[f"c{channels}/logits/{name}"] for name in config.ACTIVATIONS]
+    others = [GOLDEN[f"c{channels}/logits/{name}"] for name in ACTIVATIONS]
     assert sum(np.allclose(logits, other, atol=1e-4) for other in others) == 1
 
 
@@ -34,7 +38,7 @@ def kernels():
     spec, keys = zoo_cnn_spec(1, "tanh"), jax.random.split(jax.random.key(0), 20)
     drawn = {
         name: jax.vmap(lambda key, name=name: cnn.init_vector(spec, name, key))(keys)
-        for name in config.INITS
+        for name in INITS
     }
     return {
         name: {
@@ -53,7 +57,7 @@ def test_every_bias_starts_at_a_hundredth():
 
 
 @pytest.mark.parametrize("layer", FAN_IN)
-@pytest.mark.parametrize("name", config.INITS)
+@pytest.mark.parametrize("name", INITS)
 def test_initial_kernels_have_their_published_distribution(kernels, name, layer):
     fans = FAN_IN[layer] + FAN_OUT[layer]
     low, high, std = {
@@ -87,5 +91,5 @@ def test_unknown_names():
         zoo_cnn_spec(1, "softsign")
     with pytest.raises(HyperJaxError, match=r"initialisation 'zeros'.*kaiming_uniform"):
         cnn.init_vector(zoo_cnn_spec(1, "tanh"), "zeros", jax.random.key(0))
-    assert set(cnn._ACTIVATIONS) == set(config.ACTIVATIONS)
-    assert set(cnn._INITS) == set(config.INITS)
+    assert set(cnn._ACTIVATIONS) == set(ACTIVATIONS)
+    assert set(cnn._INITS) == set(INITS)

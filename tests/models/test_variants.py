@@ -1,5 +1,6 @@
 """Unseen architectures against loops in NumPy, and the rules that give them weights."""
 
+import dataclasses
 import functools
 
 import jax
@@ -7,13 +8,14 @@ import numpy as np
 import pytest
 from scipy.signal import correlate
 
-from hyperjax import config, symmetry, weights
-from hyperjax.config import TrainingConfig
+from hyperjax import population, symmetry, weights
+from hyperjax.config import EvaluationConfig, TrainingConfig
 from hyperjax.errors import HyperJaxError
 from hyperjax.models import transplant, variants
 from hyperjax.models.cnn import ZooCNN, zoo_cnn_spec
 from hyperjax.models.variants import VARIANTS
-from hyperjax.population import engine as population
+from hyperjax.population import engine as engines
+from hyperjax.types import Images
 from hyperjax.weights import LayerSpec, WeightSpec
 
 SIZES = {"res_skip": (2562, 2978), "four_conv": (2464, 2864), "four_conv_skip": (2464, 2864)}
@@ -180,7 +182,8 @@ def test_layers_without_bias():
 
 
 def test_rules_are_those_of_the_configuration():
-    assert set(config._CHOICES["evaluation.assign"]) == set(transplant.RULES)
+    (field,) = (f for f in dataclasses.fields(EvaluationConfig) if f.name == "assign")
+    assert set(field.metadata["choices"]) == set(transplant.RULES)
 
 
 @pytest.mark.parametrize("rule", transplant.RULES)
@@ -296,17 +299,16 @@ def test_a_population_of_another_architecture():
     engine = population.make_engine(spec, training, devices=jax.devices()[:1], **how)
     assert engine == population.make_engine(spec, training, devices=jax.devices()[:1], **how)
     rng, root = np.random.default_rng(0), jax.random.key(5)
-    images = population.place_images(
-        engine, rng.integers(0, 256, (16, 28, 28, 1)), rng.integers(0, 10, 16), [0.5], [0.3]
-    )
+    pixels = rng.integers(0, 256, (16, 28, 28, 1))
+    images = population.place_images(engine, Images(pixels, rng.integers(0, 10, 16), [0.5], [0.3]))
     hyper = population.place_members(engine, population.hyper(np.arange(3), training))
     state = population.init(engine, root, hyper)
-    key = population.member_key(root, population._INIT, 1)
+    key = engines.member_key(root, engines._INIT, 1)
     expected = variants.init_vector(spec, "torch_default", key)
     np.testing.assert_allclose(state.vectors[1], expected, atol=1e-7)
 
     vector, index = np.asarray(state.vectors[0], np.float64), np.arange(16)
-    gradient_fn = jax.jit(population.gradient, static_argnums=0)
+    gradient_fn = jax.jit(engines.gradient, static_argnums=0)
     gradient, _ = gradient_fn(engine, state.vectors[0], images, index)
     direction = rng.normal(size=len(vector))
     pixels = ((np.asarray(images.pixels) / 255.0 - 0.5) / 0.3).transpose(0, 3, 1, 2)

@@ -12,8 +12,8 @@ import pytest
 from hyperjax import cost as flops
 from hyperjax.analysis import payoff
 from hyperjax.app import train
-from hyperjax.config import AutoencoderConfig
-from hyperjax.models.autoencoder import make_autoencoder
+from hyperjax.config import ArchitectureConfig
+from hyperjax.models.autoencoder import Autoencoder
 from hyperjax.models.cnn import zoo_cnn_spec
 from hyperjax.paper import audit_cost as task
 from hyperjax.store import workdir
@@ -35,8 +35,8 @@ def make_zoo(epochs, accuracy):
 def test_payoff_by_hand():
     scratch = make_zoo([0, 1, 2, 5], [0.1, 0.5, 0.7, 0.9])
     sampled = make_zoo([0, 1], [0.6, 0.95])
-    rows = payoff.run({"S": sampled}, scratch, setup_seconds={"S": 100.0}, decode_seconds=0.5,
-                    epoch_seconds=4.0)  # fmt: skip
+    rows = payoff.payoffs({"S": sampled}, scratch, setup_seconds={"S": 100.0},
+                          decode_seconds=0.5, epoch_seconds=4.0)  # fmt: skip
     decoded, tuned = rows
     assert (decoded.population, decoded.epochs) == ("S", 0)
     assert decoded.accuracy == pytest.approx(0.6)  # without the diverged member
@@ -81,8 +81,8 @@ def test_only_whole_stages_are_timed(tmp_path):
 def test_recorded_stages_name_another_machine(tmp_path):
     here = workdir.describe_run("train.py", stages={"zoo": 12.5})
     there = here | {"devices": ["fast"] * 8, "stages": {"hyperrep/lwln": 3}}
-    for entry in ({"command": "older, without stages"}, here, there):
-        workdir.add_to_manifest(tmp_path, entry)
+    entries = [{"command": "older, without stages"}, here, there]
+    (tmp_path / "manifest.json").write_text(json.dumps(entries))
     found = task._recorded(tmp_path)
     assert found["zoo"] == (12.5, "recorded")
     seconds, origin = found["hyperrep/lwln"]
@@ -90,21 +90,13 @@ def test_recorded_stages_name_another_machine(tmp_path):
     assert origin.startswith("recorded on 8 x fast")
 
 
-def test_metrics_of_a_stage_are_read_past_a_broken_line(tmp_path):
-    assert workdir.read_metrics(tmp_path, "sampler") == []
-    lines = [{"stage": "zoo", "a": 1}, {"stage": "sampler", "a": 2}, {"stage": "sampler", "a": 3}]
-    text = "\n".join([*map(json.dumps, lines), '{"stage": "sam'])
-    (tmp_path / "metrics.jsonl").write_text(text)
-    assert [record["a"] for record in workdir.read_metrics(tmp_path, "sampler")] == [2, 3]
-
-
 @pytest.mark.parametrize("linear_path", [True, False])
 def test_decoding_flops_equal_the_count_of_xla(linear_path):
     """XLA also counts elementwise operations; at this size they are a few percent."""
     spec = zoo_cnn_spec(1, "tanh")
-    c = AutoencoderConfig(dim=128, heads=4, mlp_dim=256, blocks=2, latent=64, dropout=0.0,
-                          linear_path=linear_path)  # fmt: skip
-    module, latents = make_autoencoder(c, spec), jnp.zeros((1, 64))
+    c = ArchitectureConfig(dim=128, heads=4, mlp_dim=256, blocks=2, latent=64, dropout=0.0,
+                           linear_path=linear_path)  # fmt: skip
+    module, latents = Autoencoder(c, spec), jnp.zeros((1, 64))
     vectors = jnp.zeros((1, spec.num_params))
     params = jax.eval_shape(lambda: module.init(jax.random.key(0), vectors, train=False))
     decode = jax.jit(lambda p, z: module.apply(p, z, method="decode"))

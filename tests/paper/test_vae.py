@@ -8,18 +8,30 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.stats
+from hyperrep_cases import changed
 from sklearn.decomposition import PCA
 
 from hyperjax import config as config_lib
 from hyperjax import hyperrep
 from hyperjax.analysis import posterior
-from hyperjax.app import train_hyperrep
-from hyperjax.config import AugmentConfig, AutoencoderConfig, Config
+from hyperjax.app import run
+from hyperjax.config import (
+    ArchitectureConfig,
+    AugmentConfig,
+    AutoencoderConfig,
+    Config,
+    LossConfig,
+    OptimizationConfig,
+    WeightDataConfig,
+)
 from hyperjax.errors import HyperJaxError
 from hyperjax.hyperrep import HyperRep, losses
-from hyperjax.models.autoencoder import make_autoencoder
-from hyperjax.store import hyperrep_file, workdir
+from hyperjax.hyperrep import model as model_lib
+from hyperjax.hyperrep.training import loss_fn, optimizer
+from hyperjax.models.autoencoder import Autoencoder
+from hyperjax.store import hyperrep_file, workdir, zoo_file
 from hyperjax.weights import LayerSpec, WeightSpec
+from hyperjax.zoo import Zoo
 
 SPEC = WeightSpec(
     (LayerSpec("c", "conv", (3, 1, 2, 2), pooled=True), LayerSpec("d", "dense", (4, 12))), "tanh"
@@ -27,13 +39,21 @@ SPEC = WeightSpec(
 SIZES, DIM = [15, 52], 67
 PLAIN = AugmentConfig(erase=0.0)
 BASE = AutoencoderConfig(
-    dim=16, heads=2, mlp_dim=24, blocks=1, latent=6, dropout=0.0, projection_layers=1,
-    projection_hidden=6, projection_dim=4, batch_size=32, learning_rate=3e-3, warmup_steps=0,
-    schedule="constant", linear_path=False, augment=PLAIN, beta=1.0, tanh=False,
+    architecture=ArchitectureConfig(
+        dim=16, heads=2, mlp_dim=24, blocks=1, latent=6, dropout=0.0, tanh=False,
+        linear_path=False, projection_layers=1, projection_hidden=6, projection_dim=4,
+    ),
+    data=WeightDataConfig(augment=PLAIN),
+    loss=LossConfig(beta=1.0, kl=0.2),
+    training=OptimizationConfig(
+        batch_size=32, learning_rate=3e-3, warmup_steps=0, schedule="constant"
+    ),
+    variants=(),
 )  # fmt: skip
-VAE = dataclasses.replace(BASE, kl=0.2)
-LINEAR = dataclasses.replace(VAE, linear_path=True)
+VAE = changed(BASE, architecture={"variational": True})
+LINEAR = changed(VAE, architecture={"linear_path": True})
 KEY = jax.random.key(0)
+ONE_DEVICE = jax.devices()[:1]
 
 
 def make_vectors(count=100):
@@ -45,7 +65,7 @@ def make_vectors(count=100):
 
 
 VECTORS = make_vectors()
-STATS = hyperrep.statistics(BASE, SPEC, VECTORS)
+STATS = hyperrep.statistics(BASE.data, SPEC, VECTORS)
 UNITS = np.repeat(STATS.layer_std, SIZES)
 
 
@@ -54,8 +74,9 @@ def started(config):
     """The state before training, not to be donated."""
     trainer = hyperrep.make_trainer(config, SPEC)
     state = hyperrep.init(trainer, KEY)
-    if config.linear_path:
-        state = hyperrep.principal_components(trainer, state, STATS, VECTORS)
+    if config.architecture.linear_path:
+        params = hyperrep.principal_components(config, SPEC, state.params, STATS, VECTORS)
+        state = state._replace(params=params)
     return trainer, state
 
 
@@ -69,7 +90,7 @@ def random_model():
     _, state = started(VAE)
     rng = np.random.default_rng(1)
     params = jax.tree.map(
-        lambda leaf: (leaf + rng.normal(0, 0.2, leaf.shape)).astype(np.float32), state.params
+        lambda leaf: np.float32(leaf + rng.normal(0, 0.2, leaf.shape)), state.params
     )
     return HyperRep(VAE, SPEC, params, STATS, VECTORS[0])
 
@@ -104,8 +125,8 @@ def test_divergence_is_never_negative_and_smooth():
 
 
 def apply(model, vectors, **kwargs):
-    module = make_autoencoder(model.config, SPEC)
-    inputs = hyperrep.to_inputs(SPEC, STATS, vectors)
+    module = Autoencoder(model.config.architecture, SPEC)
+    inputs = model_lib.to_inputs(SPEC, STATS, vectors)
     return module.apply({"params": model.params}, inputs, **kwargs)
 
 
@@ -125,15 +146,16 @@ def test_samples_follow_the_posterior(random_model):
 
 
 def test_encode_gives_the_mean_and_decodes_it(random_model):
-    mean, log_variance = hyperrep.posterior(random_model, VECTORS)
-    np.testing.assert_array_equal(hyperrep.encode(random_model, VECTORS), mean)
+    mean, log_variance = hyperrep.posterior(random_model, VECTORS, aligned=True)
+    np.testing.assert_array_equal(hyperrep.encode(random_model, VECTORS, aligned=True), mean)
     assert mean.shape == log_variance.shape == (100, 6)
     assert np.std(log_variance, axis=0).min() > 1e-3  # it depends on the network
     run = jax.jit(lambda x: apply(random_model, x, train=False))
     latents, outputs, projections = run(VECTORS)
     np.testing.assert_allclose(latents.mean, mean, atol=1e-5)
-    decoded = hyperrep.from_outputs(SPEC, STATS, outputs)
-    np.testing.assert_allclose(decoded, hyperrep.reconstruct(random_model, VECTORS), atol=1e-3)
+    decoded = model_lib.from_outputs(SPEC, STATS, outputs)
+    expected = hyperrep.reconstruct(random_model, VECTORS, aligned=True)
+    np.testing.assert_allclose(decoded, expected, atol=1e-3)
     assert projections.shape == (100, 4)
 
 
@@ -144,18 +166,17 @@ def test_projections_are_of_the_mean(random_model):
     assert not np.allclose(out, other_out)
 
 
-def test_without_kl_nothing_changes():
-    """The same tree of parameters and the same numbers, whatever the settings of a VAE."""
+def test_an_autoencoder_that_is_none_knows_nothing_of_a_vae():
+    """The same tree of parameters and the same numbers, whatever the noise of a VAE."""
     trainer, state = started(BASE)
-    warm = hyperrep.make_trainer(dataclasses.replace(BASE, kl_warmup=100), SPEC)
+    noisy = hyperrep.make_trainer(changed(BASE, loss={"kl": 7.0}), SPEC)
     assert "log_variance" not in state.params["encoder"]
-    assert trainer.module == warm.module
+    assert trainer.module == noisy.module
     key_data = jax.random.key_data(KEY)
     programs = {
-        str(jax.make_jaxpr(lambda p, k, t=t, step=step: hyperrep.loss_fn(
-            t, p, STATS, VECTORS, jax.random.wrap_key_data(k), step))(state.params, key_data))
-        for t in (trainer, warm)
-        for step in (None, 3)
+        str(jax.make_jaxpr(lambda p, k, t=t: loss_fn(
+            t, p, STATS, VECTORS, jax.random.wrap_key_data(k)))(state.params, key_data))
+        for t in (trainer, noisy)
     }  # fmt: skip
     assert len(programs) == 1
     _, of_vae = started(VAE)
@@ -163,14 +184,20 @@ def test_without_kl_nothing_changes():
     assert params["encoder"].pop("log_variance")["kernel"].shape == (16, 6)
     shapes = jax.tree.map(jnp.shape, (params, state.params))
     assert shapes[0] == shapes[1]
-    with pytest.raises(HyperJaxError, match=r"no VAE: its autoencoder\.kl is 0"):
-        hyperrep.posterior(model_of(BASE, state), VECTORS)
+    with pytest.raises(HyperJaxError, match=r"is no VAE: its encoder gives no Gaussian"):
+        hyperrep.posterior(model_of(BASE, state), VECTORS, aligned=True)
 
 
-def test_vaes_that_differ_in_weight_share_a_compilation():
-    other = dataclasses.replace(VAE, kl=0.7, kl_warmup=3)
-    assert make_autoencoder(VAE, SPEC) == make_autoencoder(other, SPEC)
-    assert make_autoencoder(VAE, SPEC) != make_autoencoder(BASE, SPEC)
+def test_vaes_that_differ_in_weight_share_a_compilation(random_model):
+    other = dataclasses.replace(random_model, config=changed(VAE, loss={"kl": 0.7}))
+    assert (
+        hyperrep.make_trainer(VAE, SPEC).module == hyperrep.make_trainer(other.config, SPEC).module
+    )
+    assert hyperrep.make_trainer(VAE, SPEC).module != hyperrep.make_trainer(BASE, SPEC).module
+    latents = hyperrep.encode(random_model, VECTORS, aligned=True)
+    compiled = model_lib._encode._cache_size()
+    np.testing.assert_array_equal(hyperrep.encode(other, VECTORS, aligned=True), latents)
+    assert model_lib._encode._cache_size() == compiled > 0
 
 
 # --- the linear VAE in closed form ------------------------------------------------------------
@@ -191,7 +218,7 @@ def test_the_linear_path_is_probabilistic_principal_components():
     expected = axes.T @ np.diag(variances[:kept] - 0.2) @ axes
     np.testing.assert_allclose(weights.T @ weights, expected, atol=1e-3)
     # the posterior of the model x = W z + noise, by Bayes' rule
-    mean, log_variance = hyperrep.posterior(model, VECTORS)
+    mean, log_variance = hyperrep.posterior(model, VECTORS, aligned=True)
     covariance = np.linalg.inv(np.eye(6) + weights @ weights.T / 0.2)
     np.testing.assert_allclose(mean, data @ weights.T @ covariance / 0.2, atol=2e-3)
     np.testing.assert_allclose(np.exp(log_variance), np.tile(np.diag(covariance), (100, 1)),
@@ -214,7 +241,7 @@ def test_its_bound_is_the_likelihood():
     loss = np.mean([bound.loss for bound in bounds])
     constant = DIM / 2 * np.log(2 * np.pi * 0.2)
     assert -loss * DIM / 0.4 - constant == pytest.approx(density.logpdf(data).mean(), rel=2e-3)
-    run = jax.jit(lambda p: hyperrep.loss_fn(trainer, p, STATS, VECTORS, KEY))
+    run = jax.jit(lambda p: loss_fn(trainer, p, STATS, VECTORS, KEY))
     in_training, metrics = run(state.params)
     assert in_training == pytest.approx(loss, rel=0.02)
     assert metrics["kl"] == pytest.approx(bounds[0].nats.sum(), rel=1e-4)
@@ -231,7 +258,7 @@ def test_it_cannot_be_improved():
     def loss(bias, key):
         params = jax.tree.map(lambda leaf: leaf, state.params)
         params["encoder"]["log_variance"]["bias"] = bias
-        return hyperrep.loss_fn(trainer, params, STATS, VECTORS, key)[0]
+        return loss_fn(trainer, params, STATS, VECTORS, key)[0]
 
     bias = state.params["encoder"]["log_variance"]["bias"]
     keys = jax.random.split(KEY, 64)
@@ -247,9 +274,9 @@ def test_it_cannot_be_improved():
 
 
 def test_gradients_reach_every_parameter(random_model):
-    config = dataclasses.replace(VAE, beta=0.9, dropout=0.1)
+    config = changed(VAE, loss={"beta": 0.9}, architecture={"dropout": 0.1})
     trainer = hyperrep.make_trainer(config, SPEC)
-    loss = lambda p: hyperrep.loss_fn(trainer, p, STATS, VECTORS, KEY)[0]  # noqa: E731
+    loss = lambda p: loss_fn(trainer, p, STATS, VECTORS, KEY)[0]  # noqa: E731
     grads = jax.jit(jax.grad(loss))(random_model.params)
     for path, grad in jax.tree.leaves_with_path(grads):
         assert np.all(np.isfinite(grad))
@@ -258,18 +285,17 @@ def test_gradients_reach_every_parameter(random_model):
 
 def state_at(model, step):
     params = jax.tree.map(jnp.array, model.params)  # a copy: training donates it
-    opt_state = hyperrep.optimizer(model.config).init(params)
+    opt_state = optimizer(model.config.training).init(params)
     return hyperrep.TrainState(params, opt_state, jnp.int32(step), jax.random.key(1))
 
 
-def test_the_weight_rises_during_the_warm_up(random_model):
-    config = dataclasses.replace(VAE, kl_warmup=10)
-    trainer = hyperrep.make_trainer(config, SPEC)
-    for step, expected in ((0, 0), (5, 0.5), (10, 1), (50, 1)):
+def test_the_penalty_has_its_weight_from_the_first_step(random_model):
+    trainer = hyperrep.make_trainer(VAE, SPEC, ONE_DEVICE)
+    for step in (0, 5, 50):
         state = state_at(random_model, step)
         state, m = hyperrep.train_steps(trainer, state, VECTORS, STATS, jnp.int32(1))
         share = (m["loss"] - m["reconstruction"]) / (2 * 0.2 / DIM * m["kl"])
-        assert share == pytest.approx(expected, abs=2e-3)
+        assert share == pytest.approx(1, abs=2e-3)
     assert m.keys() == {"loss", "reconstruction", "kl", "grad_norm"}
     before = hyperrep.bound(random_model, VECTORS, KEY)
     state, _ = hyperrep.train_steps(trainer, state, VECTORS, STATS, jnp.int32(50))
@@ -277,7 +303,7 @@ def test_the_weight_rises_during_the_warm_up(random_model):
 
 
 def test_too_much_noise_collapses_the_posterior(random_model):
-    trainer = hyperrep.make_trainer(dataclasses.replace(VAE, kl=100.0), SPEC)
+    trainer = hyperrep.make_trainer(changed(VAE, loss={"kl": 100.0}), SPEC, ONE_DEVICE)
     state = state_at(random_model, 0)
     assert hyperrep.bound(random_model, VECTORS, KEY).nats.min() > 10 * posterior.INACTIVE
     state, _ = hyperrep.train_steps(trainer, state, VECTORS, STATS, jnp.int32(200))
@@ -288,7 +314,7 @@ def test_too_much_noise_collapses_the_posterior(random_model):
 def test_latents_of_a_split():
     """Variance and share of inactive latents, of the closed form on its own train vectors."""
     _, state = started(LINEAR)
-    result = posterior._latents(model_of(LINEAR, state), VECTORS, KEY)
+    result = posterior.latents(model_of(LINEAR, state), VECTORS, KEY)
     eigenvalues = PCA(6).fit((VECTORS - VECTORS.mean(0)) / UNITS).explained_variance_ * 0.99
     expected = np.where(eigenvalues > 0.2, np.log(eigenvalues / 0.2) / 2, 0)
     np.testing.assert_allclose(result.nats, expected, atol=2e-3)
@@ -300,38 +326,43 @@ def test_latents_of_a_split():
 
 
 def test_bounded_latents_are_refused():
-    tree = config_lib.to_dict(Config())
-    tree["autoencoder"]["kl"] = 0.5
-    with pytest.raises(HyperJaxError, match=r"autoencoder\.kl: got 0\.5.*autoencoder\.tanh=False"):
-        config_lib.from_dict(tree)
-    tree["autoencoder"]["tanh"] = False
-    assert config_lib.from_dict(tree).autoencoder.kl == 0.5
-    for field, value in (("kl", -1.0), ("kl_warmup", -1)):
-        wrong = tree | {"autoencoder": tree["autoencoder"] | {field: value}}
-        with pytest.raises(HyperJaxError, match=rf"autoencoder\.{field}: got -1"):
+    tree = config_lib.flat(config_lib.to_dict(Config()))
+    tree["autoencoder.architecture.variational"] = True
+    message = r"autoencoder\.architecture\.variational: .*expected tanh=False"
+    with pytest.raises(HyperJaxError, match=message):
+        config_lib.from_dict(config_lib.nested(tree))
+    tree["autoencoder.architecture.tanh"] = False
+    found = config_lib.from_dict(config_lib.nested(tree))
+    assert found.autoencoder.architecture.variational
+    for value in (0.0, -1.0):
+        wrong = config_lib.nested(tree | {"autoencoder.loss.kl": value})
+        with pytest.raises(HyperJaxError, match=rf"loss\.kl: got {value}, expected positive"):
             config_lib.from_dict(wrong)
-    wrong = tree | {"evaluation": tree["evaluation"] | {"vae_kl": 0.0}}
-    with pytest.raises(HyperJaxError, match=r"evaluation\.vae_kl: got 0\.0, expected positive"):
-        config_lib.from_dict(wrong)
 
 
 def test_the_vae_of_a_workdir(tmp_path):
-    evaluation = dataclasses.replace(Config().evaluation, vae_kl=0.2)
-    main = dataclasses.replace(BASE, tanh=True)
-    config = Config(autoencoder=main, evaluation=evaluation)
-    assert train_hyperrep.VAE not in train_hyperrep.variants(config)
-    variant = train_hyperrep.vae(config)
-    assert variant == VAE
-    with pytest.raises(HyperJaxError, match=r"has no hyperrep/vae\.safetensors.*experiments=vae"):
-        train_hyperrep.read_vae(config, SPEC, tmp_path)
-    _, state = started(variant)
-    model = model_of(variant, state)
-    hyperrep_file.write(workdir.hyperrep_path(tmp_path, train_hyperrep.VAE), model, {})
-    read = train_hyperrep.read_vae(config, SPEC, tmp_path)
-    np.testing.assert_array_equal(
-        hyperrep.posterior(read, VECTORS).log_variance,
-        hyperrep.posterior(model, VECTORS).log_variance,
-    )
-    other = dataclasses.replace(config.evaluation, vae_kl=0.7)
-    with pytest.raises(HyperJaxError, match=r"\(evaluation\.vae_kl: .* there, 0\.7 here"):
-        train_hyperrep.read_vae(dataclasses.replace(config, evaluation=other), SPEC, tmp_path)
+    """It is read if it is there, whether or not the configuration asks for it, and has to be of
+    the noise that the configuration says."""
+    main = changed(BASE, architecture={"tanh": True})
+    config = Config(autoencoder=main)
+    assert list(run.variants(config)) == ["lwln"]
+    asked = Config(autoencoder=dataclasses.replace(main, variants=("vae",)))
+    assert run.variants(asked) == {"lwln": main, "vae": VAE}
+    message = r"has no hyperrep/vae\.safetensors; run train\.py.*"
+    for made, change in ((config, r"variants=\('vae',\) to"), (asked, "--workdir to complete")):
+        with pytest.raises(HyperJaxError, match=message + change):
+            run.Run(tmp_path, made).hyperreps["vae"]
+    model = model_of(VAE, started(VAE)[1])
+    hyperrep_file.write(workdir.hyperrep_path(tmp_path, "vae"), model, {"best_step": 3})
+    members = Zoo(SPEC, VECTORS[:3, None], np.array([0]), np.arange(3), {})
+    zoo_file.write(workdir.zoo_path(tmp_path), members)
+    for made in (config, asked):
+        hyperreps = run.Run(tmp_path, made).hyperreps
+        np.testing.assert_array_equal(
+            hyperrep.posterior(hyperreps["vae"], VECTORS, aligned=True).log_variance,
+            hyperrep.posterior(model, VECTORS, aligned=True).log_variance,
+        )
+        assert hyperreps.info("vae")["best_step"] == 3
+    other = Config(autoencoder=changed(main, loss={"kl": 0.7}))
+    with pytest.raises(HyperJaxError, match=r"\(autoencoder\.loss\.kl: 0\.2 there, 0\.7 here"):
+        run.Run(tmp_path, other).hyperreps["vae"]

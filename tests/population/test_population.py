@@ -11,34 +11,18 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from population_cases import INIT, SPEC, TEST, TRAIN, TRAINING, make_engine, random_images
 
-from hyperjax import weights
-from hyperjax.config import TrainingConfig
+from hyperjax import population, weights
 from hyperjax.errors import HyperJaxError
-from hyperjax.models.cnn import ZooCNN, init_vector, zoo_cnn_spec
-from hyperjax.population import Images, Members
-from hyperjax.population import engine as population
+from hyperjax.models.cnn import ZooCNN, init_vector
+from hyperjax.population import Members
+from hyperjax.population import engine as engines
+from hyperjax.types import Images
 
 GOLDEN = np.load(Path(__file__).parents[1] / "golden" / "zoo_cnn.npz")
-SPEC = zoo_cnn_spec(1, "tanh")
-TRAINING = TrainingConfig(learning_rate=1e-3, weight_decay=1e-2, batch_size=10)
 ROOT = jax.random.key(3)
 IDS = np.arange(8)
-INIT = "kaiming_uniform"
-MEAN, STD = np.float32([0.4]), np.float32([0.3])
-
-
-def random_images(count, seed=0):
-    rng = np.random.default_rng(seed)
-    pixels = rng.integers(0, 256, (count, 28, 28, 1), dtype=np.uint8)
-    return pixels, rng.integers(0, 10, count, dtype=np.int32), MEAN, STD
-
-
-TRAIN, TEST = random_images(23), random_images(40, seed=1)  # 40: two batches of 32, padded
-
-
-def make_engine(**kwargs):
-    return population.make_engine(SPEC, TRAINING, init=INIT, **kwargs)
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +38,7 @@ def train(engine, ids=IDS, *, epochs=2, size=0, images=TRAIN, start=None, traini
         state = population.init(engine, ROOT, hyper)
     else:
         state = population.start(engine, population.place_members(engine, start, size), hyper)
-    images = population.place_images(engine, *images)
+    images = population.place_images(engine, images)
     metrics = []
     for epoch in range(epochs):
         state, one = population.train_epoch(engine, state, hyper, images, ROOT, jnp.int32(epoch))
@@ -75,7 +59,7 @@ def reference():
     """Members 0, 3 and 7, trained one by one with optax's own pieces."""
     model = ZooCNN(activation="tanh", conv_form="xla")
     tx = optax.chain(optax.add_decayed_weights(1e-2), optax.adam(1e-3))
-    pixels, labels = (np.asarray(TRAIN[0], np.float32) / 255 - 0.4) / 0.3, TRAIN[1]
+    pixels, labels = (np.asarray(TRAIN.pixels, np.float32) / 255 - 0.4) / 0.3, TRAIN.labels
 
     @jax.jit
     def step(params, opt_state, x, y):
@@ -125,9 +109,11 @@ def test_training_equals_torch(engine):
         learning_rate=float(GOLDEN["train/learning_rate"]),
         weight_decay=float(GOLDEN["train/weight_decay"]),
     )
-    key = jax.random.fold_in(population.member_key(ROOT, population._SHUFFLE, 5), 0)
+    key = jax.random.fold_in(engines.member_key(ROOT, engines._SHUFFLE, 5), 0)
     stored = np.argsort(np.asarray(jax.random.permutation(key, 23)))
-    images = (golden["pixels"][stored], golden["labels"][stored], golden["mean"], golden["std"])
+    images = Images(
+        golden["pixels"][stored], golden["labels"][stored], golden["mean"], golden["std"]
+    )
     start = np.tile(GOLDEN["c1/vector"], (8, 1))
     vectors, (metrics,) = train(
         engine, np.full(8, 5), epochs=1, images=images, start=start, training=training
@@ -145,7 +131,7 @@ def test_optimisers_equal_their_definitions():
     rate, decay, gradient = 0.1, 0.3, np.array([0.5, -2.0, 1.0])
 
     def run(name):
-        tx, param = population.optimizer(name, rate, decay), jnp.float32([1.0, 2.0, -3.0])
+        tx, param = engines.optimizer(name, rate, decay), jnp.float32([1.0, 2.0, -3.0])
         state = tx.init(param)
         for scale in (1, -0.4):
             updates, state = tx.update(jnp.float32(scale * gradient), state, param)
@@ -172,7 +158,7 @@ def test_optimisers_equal_their_definitions():
     np.testing.assert_allclose(run("adamw"), adam(True), rtol=1e-5)
     np.testing.assert_allclose(run("sgd"), sgd(), rtol=1e-5)
     with pytest.raises(HyperJaxError, match=r"'lion'.*adam, adamw, sgd"):
-        population.optimizer("lion", rate, decay)
+        engines.optimizer("lion", rate, decay)
 
 
 # --- what must not matter -----------------------------------------------------------------
@@ -188,7 +174,7 @@ def test_a_member_does_not_depend_on_its_population(engine, trained):
 
 @pytest.mark.parametrize(
     "how",
-    [{"members": "vmap"}, {"conv": "patches"}, {"conv": "xla"}, {"devices": 1}],
+    [{"mapping": "vmap"}, {"conv": "patches"}, {"conv": "xla"}, {"devices": 1}],
     ids=["vmap", "patches", "xla", "1 device"],
 )
 def test_a_member_does_not_depend_on_how_it_is_computed(trained, how):
@@ -214,7 +200,7 @@ def test_hyperparameters_are_per_member(engine):
     hyper = population.place_members(engine, hyper._replace(learning_rate=rates))
     state = population.init(engine, ROOT, hyper)
     before = np.array(state.vectors)
-    images = population.place_images(engine, *TRAIN)
+    images = population.place_images(engine, TRAIN)
     state, _ = population.train_epoch(engine, state, hyper, images, ROOT, jnp.int32(0))
     moved = np.abs(np.asarray(state.vectors) - before).max(1)
     np.testing.assert_array_equal(moved == 0, rates == 0)
@@ -248,9 +234,9 @@ def test_a_diverged_member_disturbs_nobody(engine, trained):
         np.testing.assert_array_equal(np.isnan(epoch["loss"]), IDS == 4)
         assert epoch["accuracy"][4] == 0
     placed = population.place_members(engine, vectors)
-    result = population.evaluate(engine, placed, population.place_images(engine, *TEST))
+    result = population.evaluate(engine, placed, population.place_images(engine, TEST))
     np.testing.assert_array_equal(np.isnan(result.loss), IDS == 4)
-    assert (TEST[1] == 0).any()  # the class that arg max gives for NaN
+    assert (TEST.labels == 0).any()  # the class that arg max gives for NaN
     assert result.accuracy[4] == 0
     assert (result.predictions[4] == 255).all()
     assert (result.predictions[others] < 10).all()
@@ -262,10 +248,10 @@ def test_a_diverged_member_disturbs_nobody(engine, trained):
 def test_evaluation_equals_a_direct_computation(engine, trained):
     vectors, _ = trained
     placed = population.place_members(engine, vectors)
-    result = population.evaluate(engine, placed, population.place_images(engine, *TEST))
+    result = population.evaluate(engine, placed, population.place_images(engine, TEST))
     assert result.predictions.dtype == jnp.uint8
     assert result.predictions.shape == (8, 40)
-    pixels, labels = (TEST[0] / 255 - 0.4) / 0.3, TEST[1]
+    pixels, labels = (TEST.pixels / 255 - 0.4) / 0.3, TEST.labels
     model = ZooCNN(activation="tanh", conv_form="xla")
     for i in (0, 7):
         params = weights.unflatten(SPEC, vectors[i])
@@ -279,8 +265,8 @@ def test_evaluation_equals_a_direct_computation(engine, trained):
 
 def test_normalisation():
     images = Images(*(jnp.asarray(part) for part in TEST))
-    result = population.normalize(images, np.array([3, 3, 5]))
-    expected = (TEST[0][[3, 3, 5]].astype(np.float64) / 255 - 0.4) / 0.3
+    result = engines.normalize(images, np.array([3, 3, 5]))
+    expected = (TEST.pixels[[3, 3, 5]].astype(np.float64) / 255 - 0.4) / 0.3
     assert result.dtype == jnp.float32
     np.testing.assert_allclose(result, expected, atol=1e-5)
     colour = Images(
@@ -288,7 +274,7 @@ def test_normalisation():
         np.float32([1, 2, 0.5]),
     )  # fmt: skip
     np.testing.assert_allclose(
-        population.normalize(colour, np.array([0]))[0, 0, 0], [0.2, 0.05, 0], atol=1e-6
+        engines.normalize(colour, np.array([0]))[0, 0, 0], [0.2, 0.05, 0], atol=1e-6
     )
 
 
@@ -297,7 +283,7 @@ def test_normalisation():
 
 def test_epochs_and_populations_share_one_compilation(engine):
     hyper = population.place_members(engine, population.hyper(IDS, TRAINING))
-    images = population.place_images(engine, *TRAIN)
+    images = population.place_images(engine, TRAIN)
     state = population.init(engine, ROOT, hyper)
     state, _ = population.train_epoch(engine, state, hyper, images, ROOT, jnp.int32(0))
     compiled = population.train_epoch._cache_size()
@@ -314,8 +300,8 @@ def test_epochs_and_populations_share_one_compilation(engine):
 
 
 def test_evaluations_share_one_compilation(engine):
-    images = population.place_images(engine, *TRAIN)
-    other = population.place_images(engine, *random_images(len(TRAIN[0]), seed=5))
+    images = population.place_images(engine, TRAIN)
+    other = population.place_images(engine, random_images(len(TRAIN.labels), seed=5))
     vectors = np.zeros((len(IDS), SPEC.num_params), np.float32)
     for fn in (population.evaluate, population.logits):
         fn(engine, population.place_members(engine, vectors), images)
@@ -327,7 +313,7 @@ def test_evaluations_share_one_compilation(engine):
 
 def test_members_never_communicate(engine):
     hyper = population.place_members(engine, population.hyper(IDS, TRAINING))
-    images = population.place_images(engine, *TRAIN)
+    images = population.place_images(engine, TRAIN)
     state = population.init(engine, ROOT, hyper)
     lowered = population.train_epoch.lower(engine, state, hyper, images, ROOT, jnp.int32(0))
     text = lowered.compile().as_text()
@@ -342,7 +328,7 @@ def test_state_is_split_over_the_devices_and_donated(engine):
     for leaf in jax.tree.leaves((state, hyper)):
         assert {shard.data.shape[0] for shard in leaf.addressable_shards} == {2}
         assert len(leaf.sharding.device_set) == 4
-    images = population.place_images(engine, *TRAIN)
+    images = population.place_images(engine, TRAIN)
     after, _ = population.train_epoch(engine, state, hyper, images, ROOT, jnp.int32(0))
     assert state.vectors.is_deleted()
     assert jax.tree.map(lambda leaf: leaf.sharding, after) == jax.tree.map(
@@ -363,7 +349,7 @@ def test_errors(engine):
     with pytest.raises(HyperJaxError, match="empty"):
         population.place_members(engine, np.zeros((0, 2464)))
     with pytest.raises(HyperJaxError, match=r"'pmap'.*map, vmap"):
-        make_engine(members="pmap")
+        make_engine(mapping="pmap")
     hyper = population.place_members(engine, population.hyper(IDS, TRAINING))
     with pytest.raises(HyperJaxError, match="'fft'"):
         population.init(make_engine(conv="fft"), ROOT, hyper)

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from hyperjax.errors import HyperJaxError
-from hyperjax.report.page import Figure, Section, to_jsonable, write_report
+from hyperjax.report.page import Figure, Section, mark_failed, overview, write_report
 from hyperjax.report.tables import Spread, Table, to_csv
+from hyperjax.store.files import to_jsonable
 
 NASTY = "<script>alert(\"1\")</script> & 'quoted' http://example.org"
 SVG = b'<?xml version="1.0"?><svg xmlns="http://www.w3.org/2000/svg"/>'
@@ -60,6 +61,10 @@ def written(folder, sections, **kwargs):
     return Page(path.read_text(encoding="utf-8"))
 
 
+def contents(folder):
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
 @pytest.fixture
 def sections():
     nasty = Table("nasty", NASTY, (NASTY, "b"), ((NASTY, 1),), note=NASTY)
@@ -71,7 +76,7 @@ def sections():
 
 
 def test_page_is_well_formed_and_needs_nothing_else(tmp_path, sections):
-    page = written(tmp_path, sections, subtitle=NASTY)
+    page = written(tmp_path, sections, made=NASTY)
     targets = [value for _, name, value in page.attributes if name in ("src", "href", "action")]
     assert not [t for t in targets if urlparse(t).scheme not in ("", "data") or "//" in t[:2]]
     for target in targets:
@@ -93,10 +98,10 @@ def test_page_is_well_formed_and_needs_nothing_else(tmp_path, sections):
 
 
 def test_everything_is_escaped(tmp_path, sections):
-    page = written(tmp_path, sections, subtitle=NASTY)
-    # title, heading, subtitle, both sides of the facts, link, section, text, both figures and
-    # their notes, table, its note, a column and a cell
-    assert page.words.count(NASTY) == 16
+    page = written(tmp_path, sections, made=NASTY)
+    # title, heading, both sides of the facts, link, section, text, both figures and their notes,
+    # table, its note, a column and a cell; how each of both sections was made
+    assert page.words.count(NASTY) == 15 + 2
     values = [value for _, name, value in page.attributes if name in ("alt", "aria-label")]
     assert values.count(NASTY) == 3
 
@@ -146,13 +151,19 @@ def test_files_and_no_others(tmp_path, sections):
     written(tmp_path, sections)
     written(tmp_path, sections)  # again, over the first
     found = sorted(str(p.relative_to(tmp_path)) for p in tmp_path.rglob("*") if p.is_file())
-    assert found == ["first.json", "first/accuracy.csv", "first/nasty.csv", "index.html"]
+    assert found == [
+        "first.json", "first/accuracy.csv", "first/boxes.svg", "first/nasty.csv",
+        "first/section.html", "first/section.json", "index.html", "second/boxes.png",
+        "second/section.html", "second/section.json",
+    ]  # fmt: skip
     assert (tmp_path / "first" / "accuracy.csv").read_text() == to_csv(TABLE)
+    assert (tmp_path / "first" / "boxes.svg").read_bytes() == SVG
+    assert (tmp_path / "second" / "boxes.png").read_bytes() == PNG
 
 
 def test_a_failing_write_leaves_the_old_report_whole(tmp_path, sections, monkeypatch):
     written(tmp_path, sections)
-    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    before = contents(tmp_path)
     replace = os.replace
 
     def full(source, target):
@@ -163,8 +174,12 @@ def test_a_failing_write_leaves_the_old_report_whole(tmp_path, sections, monkeyp
     monkeypatch.setattr(os, "replace", full)
     with pytest.raises(HyperJaxError, match=r"index\.html: No space left"):
         write_report(tmp_path, "another", {}, sections)
-    after = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
-    assert after == before
+    assert contents(tmp_path) == before
+    # nor is a file removed that the old page still links to
+    fewer = dataclasses.replace(sections[0], tables=(), data=None)
+    with pytest.raises(HyperJaxError, match=r"index\.html: No space left"):
+        write_report(tmp_path, "another", {}, [fewer])
+    assert contents(tmp_path).keys() == before.keys()
 
 
 @pytest.mark.parametrize(
@@ -186,3 +201,101 @@ def test_mistakes_are_named_before_anything_is_written(tmp_path, sections, messa
 def test_empty_report(tmp_path):
     page = Page(write_report(tmp_path, "Nothing yet", {}, []).read_text())
     assert "Nothing yet" in page.words
+
+
+# --- a report that grows ----------------------------------------------------------------------
+
+ORDER = ("second", "third", "first")
+
+
+def anchors(page):
+    return [value for tag, name, value in page.attributes if (tag, name) == ("section", "id")]
+
+
+def test_sections_of_an_earlier_call_stay(tmp_path, sections):
+    """Byte for byte, and in the page, in the order that is asked for, each with what made it."""
+    written(tmp_path, sections, made="on Monday", order=ORDER)
+    before = contents(tmp_path)
+    page = written(tmp_path, [Section("third", "Third")], made="on Tuesday", order=ORDER)
+    assert anchors(page) == list(ORDER)
+    assert [word for word in page.words if word.startswith("on ")] == [
+        "on Monday", "on Tuesday", "on Monday"
+    ]  # fmt: skip
+    assert ["B_T", "0", "68.6 ± 6.7", "0.043"] in page.rows
+    after = contents(tmp_path)
+    for path, content in before.items():
+        assert (after[path] == content) == (path.name != "index.html")
+    new = {str(path.relative_to(tmp_path)) for path in after.keys() - before.keys()}
+    assert new == {"third/section.html", "third/section.json"}
+
+
+def test_without_an_order_the_page_has_the_given_sections_alone(tmp_path, sections):
+    written(tmp_path, sections)
+    page = written(tmp_path, sections[1:])
+    assert anchors(page) == ["second"]
+    assert (tmp_path / "first" / "accuracy.csv").exists()
+
+
+def test_a_section_made_anew_replaces_its_files(tmp_path, sections):
+    """Those that it does not have any more are gone; those of other sections are not."""
+    written(tmp_path, sections, made="on Monday", order=ORDER)
+    (tmp_path / "first" / "run.json").write_text("{}")
+    changed = dataclasses.replace(TABLE, rows=TABLE.rows[:1])
+    anew = Section("first", "Anew", tables=(changed,), figures=(Figure("boxes", "", PNG, ""),))
+    page = written(tmp_path, [anew], made="on Tuesday", order=ORDER)
+    found = sorted(p.relative_to(tmp_path).as_posix() for p in contents(tmp_path))
+    assert found == [
+        "first/accuracy.csv", "first/boxes.png", "first/section.html", "first/section.json",
+        "index.html", "second/boxes.png", "second/section.html", "second/section.json",
+    ]  # fmt: skip
+    assert (tmp_path / "first" / "accuracy.csv").read_text() == to_csv(changed)
+    assert (tmp_path / "first" / "boxes.png").read_bytes() == PNG
+    assert {"Anew", "on Tuesday"} <= set(page.words)
+    assert not [row for row in page.rows if row[0] == "S_U"]
+
+
+def test_a_failure_marks_the_older_result_and_changes_nothing_else(tmp_path, sections):
+    written(tmp_path, sections, made="on Monday", order=ORDER)
+    before = contents(tmp_path)
+    mark_failed(tmp_path, "first", NASTY)
+    mark_failed(tmp_path, "third", NASTY)  # that is not there
+    after = contents(tmp_path)
+    assert after.keys() == before.keys()
+    changed = {path for path in after if after[path] != before[path]}
+    assert changed == {tmp_path / "first" / "section.json"}
+    page = written(tmp_path, [], order=ORDER)
+    assert page.words.count(f"An older result: {NASTY}") == 1
+    assert page.words.count("on Monday") == 2
+    assert ["B_T", "0", "68.6 ± 6.7", "0.043"] in page.rows
+    page = written(tmp_path, sections[:1], order=ORDER)  # made anew after all
+    assert not [word for word in page.words if "older result" in word]
+
+
+def test_overview_rows_come_back(tmp_path):
+    """Of sections that are there, in the order asked for; what is not finite, as nothing."""
+    rows = {"a": (("S_kde", 3, 12.5, None), ("S_U", 3, float("nan"), 0.25)), "b": (("B_T", 1),)}
+    made = [Section(name, "", overview=of) for name, of in rows.items()]
+    written(tmp_path, made, order=("a", "b"))
+    assert overview(tmp_path, ("b", "none", "a")) == [
+        ["B_T", 1], ["S_kde", 3, 12.5, None], ["S_U", 3, None, 0.25]
+    ]  # fmt: skip
+    mark_failed(tmp_path, "a", "no")
+    assert overview(tmp_path, ("a",))[0] == ["S_kde", 3, 12.5, None]
+    assert overview(tmp_path / "nowhere", ("a",)) == []
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "3", "{}", '{"title": "x"}', "\udce4"])
+def test_a_damaged_section_is_one_clear_error(tmp_path, sections, text):
+    written(tmp_path, sections, order=ORDER)
+    path = tmp_path / "first" / "section.json"
+    path.write_bytes(text.encode(errors="surrogateescape"))
+    for call in (
+        lambda: write_report(tmp_path, "", {}, sections[1:], order=ORDER),
+        lambda: mark_failed(tmp_path, "first", "no"),
+        lambda: overview(tmp_path, ORDER),
+    ):
+        with pytest.raises(HyperJaxError, match=r"cannot read .*section\.json.*delete") as caught:
+            call()
+        assert str(path) in str(caught.value)
+        assert "\n" not in str(caught.value)
+    assert path.read_bytes() == text.encode(errors="surrogateescape")

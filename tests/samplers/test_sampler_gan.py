@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import importlib
 import logging
 
 import jax
@@ -13,9 +14,9 @@ from sklearn.metrics import pairwise_distances
 from hyperjax import samplers
 from hyperjax.config import GanConfig, SamplersConfig
 from hyperjax.errors import HyperJaxError
-from hyperjax.samplers import gan
 from hyperjax.store import checkpoint
 
+gan = importlib.import_module("hyperjax.samplers.gan")  # the name in the package is the sampler
 QUICK = GanConfig(hidden=8, layers=1, steps=12, batch_size=4)
 MODES = np.array([[-0.6, -0.6], [0.6, -0.5], [-0.5, 0.6], [0.6, 0.6]])
 WEIGHTS = np.array([0.4, 0.2, 0.2, 0.2])

@@ -1,6 +1,7 @@
 import dataclasses
 import json
 import os
+import re
 
 import jax
 import numpy as np
@@ -9,7 +10,12 @@ import safetensors.numpy
 from safetensors import safe_open
 
 from hyperjax import weights
-from hyperjax.config import AugmentConfig, AutoencoderConfig
+from hyperjax.config import (
+    ArchitectureConfig,
+    AugmentConfig,
+    AutoencoderConfig,
+    WeightDataConfig,
+)
 from hyperjax.errors import HyperJaxError
 from hyperjax.hyperrep import HyperRep, Statistics
 from hyperjax.store import hyperrep_file
@@ -19,7 +25,8 @@ SPEC = WeightSpec(
     (LayerSpec("c", "conv", (3, 1, 2, 2), pooled=True), LayerSpec("d", "dense", (4, 12))), "gelu"
 )
 CONFIG = AutoencoderConfig(
-    dim=16, heads=2, tanh=False, epochs_seen=(3, 4), augment=AugmentConfig(erase_scale=(0.1, 0.2))
+    ArchitectureConfig(dim=16, heads=2, tanh=False),
+    WeightDataConfig(epochs_seen=(3, 4), augment=AugmentConfig(erase=0.25)),
 )
 INFO = {"seed": 3, "val_loss": 0.25, "dataset": "digits"}
 
@@ -49,6 +56,8 @@ def path(tmp_path, hyperrep):
 
 def test_round_trip(path, hyperrep):
     result, info = hyperrep_file.read(path)
+    digest = info.pop("digest")
+    assert re.fullmatch("[0-9a-f]{16}", digest)
     assert info == INFO
     assert (result.config, result.spec) == (hyperrep.config, hyperrep.spec)
     assert hash(result.config) == hash(hyperrep.config)  # static under jit
@@ -60,10 +69,51 @@ def test_round_trip(path, hyperrep):
 
 
 def test_device_arrays_are_written_too(tmp_path, hyperrep):
-    on_device = hyperrep._replace(params=jax.device_put(hyperrep.params))
+    on_device = dataclasses.replace(hyperrep, params=jax.device_put(hyperrep.params))
     hyperrep_file.write(tmp_path / "new" / "h", on_device, {})
     result, _ = hyperrep_file.read(tmp_path / "new" / "h")
     jax.tree.map(np.testing.assert_array_equal, result.params, hyperrep.params)
+
+
+def digest(path):
+    return hyperrep_file.read(path)[1]["digest"]
+
+
+def test_digest_is_that_of_the_tensors_alone(tmp_path, path, hyperrep):
+    """Equal whatever the info, the settings and the device; another for any changed value."""
+    hyperrep_file.write(tmp_path / "same", hyperrep, {"seed": 4})
+    other = dataclasses.replace(
+        hyperrep, config=AutoencoderConfig(), params=jax.device_put(hyperrep.params)
+    )
+    hyperrep_file.write(tmp_path / "same too", other, INFO)
+    assert digest(path) == digest(tmp_path / "same") == digest(tmp_path / "same too")
+    digests = {digest(path)}
+    for tensors in (
+        {"params/encoder/positions": np.float32([[[1, 0, 0], [0, 0, 0]]])},
+        {"params/encoder/positions": np.float32([[[0, 1, 0], [0, 0, 0]]])},
+        {"params/encoder/positions": np.float32([[[0, 1], [0, 0], [0, 0]]])},  # another shape
+        {"params/decoder/scalar": np.float32([2.0000002])},
+        {"params/decoder/scalar": None, "params/decoder/other": np.float32([2])},
+        {"statistics/layer_std": np.float32([2, 0.5])},
+        {"reference": np.zeros(67, np.float32)},
+    ):
+        changed = tmp_path / "changed"
+        changed.write_bytes(path.read_bytes())
+        rewrite(changed, tensors, digest=None)  # hence computed from the tensors
+        digests.add(digest(changed))
+    assert len(digests) == 8
+
+
+def test_digest_is_read_from_the_header(path, monkeypatch):
+    """The tensors are not hashed again, but for a file that does not say."""
+    expected = digest(path)
+    hashed = []
+    monkeypatch.setattr(hyperrep_file, "_digest", hashed.append)
+    assert digest(path) == expected
+    assert not hashed
+    monkeypatch.undo()
+    rewrite(path, digest=None)
+    assert digest(path) == expected
 
 
 def test_the_safetensors_library_reads_it(path, hyperrep):
@@ -77,7 +127,7 @@ def test_the_safetensors_library_reads_it(path, hyperrep):
     with safe_open(path, framework="numpy") as file:
         metadata = file.metadata()
     assert weights.from_json(metadata["spec"]) == SPEC
-    assert json.loads(metadata["config"])["epochs_seen"] == [3, 4]
+    assert json.loads(metadata["config"])["data"]["epochs_seen"] == [3, 4]
 
 
 def rewrite(path, tensors=None, **metadata):
@@ -109,7 +159,7 @@ def test_truncated(path, keep):
 @pytest.mark.parametrize("changes", [{"format": "hyperjax-zoo"}, {"format": None}, {"schema": "7"}])
 def test_foreign_files_and_other_schemas(path, changes):
     rewrite(path, **changes)
-    with pytest.raises(HyperJaxError, match=r"hyperrep\.safetensors: .*schema '2'"):
+    with pytest.raises(HyperJaxError, match=r"hyperrep\.safetensors: .*schema '3'"):
         hyperrep_file.read(path)
 
 
@@ -124,7 +174,8 @@ def test_no_metadata_at_all(path):
     [
         {"config": "{"},
         {"config": "null"},
-        {"config": '{"dim": "wide"}'},
+        {"config": '{"architecture": {"dim": "wide"}}'},
+        {"config": '{"architecture": 3}'},
         {"config": json.dumps(dataclasses.asdict(CONFIG) | {"attention": 3})},
         {"config": None},
         {"spec": '{"layers": []'},

@@ -1,14 +1,20 @@
 """The working directory: claims, differences, manifests, metrics, locks; foreign autoencoders."""
 
 import dataclasses
+import errno
+import fcntl
 import json
+import re
+import shutil
+import subprocess
 
 import numpy as np
 import pytest
 
+import hyperjax
 from hyperjax import config
-from hyperjax.app import train_hyperrep
-from hyperjax.config import AutoencoderConfig, Config
+from hyperjax.app import run
+from hyperjax.config import AutoencoderConfig, Config, LossConfig
 from hyperjax.errors import HyperJaxError
 from hyperjax.hyperrep import HyperRep, Statistics
 from hyperjax.models.cnn import zoo_cnn_spec
@@ -44,9 +50,10 @@ def test_missing_config_says_how_to_make_one(tmp_path):
 
 
 def test_manifest_grows_and_a_damaged_one_is_noticed_early(tmp_path):
-    workdir.add_to_manifest(tmp_path, {"a": 1})
-    workdir.add_to_manifest(tmp_path, {"b": 2})
-    assert workdir.read_manifest(tmp_path) == [{"a": 1}, {"b": 2}]
+    for fact in (1, 2):
+        with workdir.recorded(tmp_path, fact=fact):
+            pass
+    assert [entry["fact"] for entry in workdir.read_manifest(tmp_path)] == [1, 2]
     (tmp_path / "manifest.json").write_text("[{")
     with pytest.raises(HyperJaxError, match=r"manifest.json"):
         workdir.create(tmp_path, Config())
@@ -76,6 +83,153 @@ def test_two_commands_do_not_share_a_folder(tmp_path):
         pass
 
 
+def refuse_locks(monkeypatch, error):
+    def flock(*_):
+        raise error
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+
+
+@pytest.mark.parametrize("number", [errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP])
+def test_a_file_system_without_locks_is_used_with_a_warning(tmp_path, monkeypatch, number):
+    refuse_locks(monkeypatch, OSError(number, "Function not implemented"))
+    went_on = False
+    with (
+        pytest.warns(UserWarning, match=rf"{tmp_path}.*no locks \(Function not.* one command"),
+        workdir.lock(tmp_path),
+    ):
+        went_on = True
+    assert went_on
+
+
+def test_a_lock_of_another_command_is_no_warning(tmp_path, monkeypatch):
+    refuse_locks(monkeypatch, BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable"))
+    with pytest.raises(HyperJaxError, match=r"in use by another command"), workdir.lock(tmp_path):
+        pytest.fail("went on in a folder that is in use")
+
+
+# --- the manifest -----------------------------------------------------------------------------
+
+
+def test_a_command_is_recorded_while_it_runs_and_when_it_is_done(tmp_path):
+    """As "running" from its beginning on: so it stays where it is killed."""
+    with workdir.recorded(tmp_path, seed=3) as entry:
+        (running,) = workdir.read_manifest(tmp_path)
+        assert (running["status"], running["seed"]) == ("running", 3)
+        assert "seconds" not in running
+        entry["stages"] = {"zoo": 1.5}
+    (done,) = workdir.read_manifest(tmp_path)
+    assert done.pop("seconds") >= 0
+    assert done == running | {"status": "done", "stages": {"zoo": 1.5}}
+    assert {"command", "time", "commit", "versions", "devices", "host"} <= done.keys()
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [
+        (HyperJaxError("no space left"), "failed: no space left"),
+        (ValueError("not foreseen"), "failed: not foreseen"),
+        (KeyboardInterrupt(), "ended by KeyboardInterrupt"),
+    ],
+)
+def test_a_command_that_fails_is_recorded_and_its_error_goes_on(tmp_path, error, status):
+    with workdir.recorded(tmp_path, fact="earlier"):
+        pass
+
+    def fail():
+        with workdir.recorded(tmp_path) as entry:
+            entry["stages"] = {"zoo": 1.5}
+            raise error
+
+    with pytest.raises(type(error)) as caught:
+        fail()
+    assert caught.value is error
+    earlier, failed = workdir.read_manifest(tmp_path)
+    assert (earlier["fact"], earlier["status"]) == ("earlier", "done")
+    assert (failed["status"], failed["stages"]) == (status, {"zoo": 1.5})
+
+
+def test_facts_are_written_as_json_can_hold_them(tmp_path):
+    with workdir.recorded(tmp_path, value=np.float32("nan"), array=np.arange(2)):
+        pass
+    (entry,) = json.loads((tmp_path / "manifest.json").read_text(), parse_constant=pytest.fail)
+    assert (entry["value"], entry["array"]) == (None, [0, 1])
+
+
+def test_what_is_said_of_a_run(monkeypatch):
+    monkeypatch.setattr(workdir, "commit", lambda: "0123456789ab+")
+    about = workdir.describe_run("train.py --x", seed=1)
+    assert (about["command"], about["seed"]) == ("train.py --x", 1)
+    assert about["versions"]["hyperjax"] == hyperjax.__version__
+    assert about["versions"]["numpy"] == np.__version__
+    assert "not installed" not in about["versions"].values()
+    assert about["commit"] == "0123456789ab+"
+    assert len(about["devices"]) == 4  # of conftest.py
+
+
+@pytest.mark.skipif(shutil.which("git") is None, reason="there is no git")
+def test_the_commit_is_that_of_the_package(tmp_path, monkeypatch):
+    """With a plus if files differ from it; none where the package is no checkout's own."""
+    package = tmp_path / "checkout" / "hyperjax"
+    package.mkdir(parents=True)
+    (package / "__init__.py").write_text("")
+    monkeypatch.setattr(hyperjax, "__file__", str(package / "__init__.py"))
+
+    def git(folder, *arguments):
+        config = ("-c", "user.name=x", "-c", "user.email=x", "-c", "commit.gpgsign=false")
+        command = ("git", "-C", str(folder), *config, *arguments)
+        return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+
+    def committed(folder):
+        git(folder, "init")
+        git(folder, "add", ".")
+        git(folder, "commit", "-m", "x")
+
+    committed(tmp_path)  # below another checkout
+    assert workdir.commit.__wrapped__() is None
+    committed(package.parent)
+    commit = git(package.parent, "rev-parse", "--short=12", "HEAD")
+    assert re.fullmatch("[0-9a-f]{12}", commit)
+    assert workdir.commit.__wrapped__() == commit
+    (package / "__init__.py").write_text("changed")
+    assert workdir.commit.__wrapped__() == commit + "+"
+
+
+def test_metrics_that_are_not_finite_are_valid_json(tmp_path):
+    record = {"stage": "a", "step": 1, "loss": float("nan"), "r2": np.float32("-inf"),
+              "parts": {"x": [1.5, float("inf")]}}  # fmt: skip
+    workdir.log_metrics(tmp_path, record)
+    workdir.log_metrics(tmp_path, {"stage": "a", "step": 2, "loss": np.float32(0.5)})
+    lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
+    first, second = (json.loads(line, parse_constant=pytest.fail) for line in lines)
+    assert first == {"stage": "a", "step": 1, "loss": None, "r2": None, "parts": {"x": [1.5, None]}}
+    assert second == {"stage": "a", "step": 2, "loss": 0.5}
+
+
+# --- the configuration ------------------------------------------------------------------------
+
+
+def forget(folder, *fields):
+    """What a config.json looks like that was written before there were these fields."""
+    path = folder / "config.json"
+    tree = config.flat(json.loads(path.read_text()))
+    kept = {k: v for k, v in tree.items() if not k.startswith(fields)}
+    assert len(kept) < len(tree)
+    path.write_text(json.dumps(config.nested(kept)))
+
+
+def test_a_field_that_is_younger_than_the_workdir_has_its_default(tmp_path):
+    ours = Config(seed=3)
+    workdir.create(tmp_path, ours)
+    forget(tmp_path, "zoo.activation", "autoencoder.loss.temperature", "samplers.gan")
+    assert workdir.load_config(tmp_path) == ours
+    workdir.create(tmp_path, ours)  # no other configuration
+    forget(tmp_path, "zoo.activation")
+    other = dataclasses.replace(ours, zoo=dataclasses.replace(ours.zoo, activation="relu"))
+    with pytest.raises(HyperJaxError, match=r"zoo\.activation: 'tanh' there, 'relu' here"):
+        workdir.create(tmp_path, other)
+
+
 def foreign(spec, variant: AutoencoderConfig) -> HyperRep:
     """A file's content; parameters do not matter here."""
     layers, size = len(spec.layers), spec.num_params
@@ -86,17 +240,21 @@ def foreign(spec, variant: AutoencoderConfig) -> HyperRep:
 def test_an_autoencoder_of_another_architecture_is_refused(tmp_path):
     path, variant = tmp_path / "lwln.safetensors", AutoencoderConfig()
     hyperrep_file.write(path, foreign(zoo_cnn_spec(1, "tanh"), variant), {})
-    assert train_hyperrep.read_checked(path, variant, zoo_cnn_spec(1, "tanh")).config == variant
+    found, info = run.read_checked(path, variant, zoo_cnn_spec(1, "tanh"))
+    assert found.config == variant
+    assert info.keys() == {"digest"}
     for spec in (zoo_cnn_spec(1, "relu"), zoo_cnn_spec(3, "tanh")):
         with pytest.raises(HyperJaxError, match="another architecture"):
-            train_hyperrep.read_checked(path, variant, spec)
-    other = dataclasses.replace(variant, latent=8)
-    with pytest.raises(HyperJaxError, match=r"\(autoencoder\.latent: "):
-        train_hyperrep.read_checked(path, other, zoo_cnn_spec(1, "tanh"))
+            run.read_checked(path, variant, spec)
+    architecture = dataclasses.replace(variant.architecture, latent=8)
+    other = dataclasses.replace(variant, architecture=architecture)
+    message = r"\(autoencoder\.architecture\.latent: 700 there, 8 here\)"
+    with pytest.raises(HyperJaxError, match=message):
+        run.read_checked(path, other, zoo_cnn_spec(1, "tanh"))
 
 
 def test_both_variants_are_trained_unless_told_otherwise():
-    assert list(train_hyperrep.variants(Config())) == ["lwln", "no_lwln"]
-    plain = dataclasses.replace(Config().autoencoder, lwln=False, train_baseline=False)
-    assert list(train_hyperrep.variants(Config(autoencoder=plain))) == ["no_lwln"]
+    assert list(run.variants(Config())) == ["lwln", "no_lwln"]
+    plain = AutoencoderConfig(loss=LossConfig(lwln=False), variants=())
+    assert list(run.variants(Config(autoencoder=plain))) == ["no_lwln"]
     assert config.from_dict(config.to_dict(Config(autoencoder=plain))).autoencoder == plain

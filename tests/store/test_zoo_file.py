@@ -1,3 +1,4 @@
+import dataclasses
 import errno
 import json
 import os
@@ -36,6 +37,9 @@ def path(tmp_path, zoo):
 def assert_same(ours, theirs):
     assert ours.spec == theirs.spec
     assert ours.info == theirs.info
+    assert (ours.latents is None) == (theirs.latents is None)
+    if ours.latents is not None:
+        np.testing.assert_array_equal(ours.latents, theirs.latents)
     for name in ("weights", "epochs", "members"):
         np.testing.assert_array_equal(getattr(ours, name), getattr(theirs, name))
     assert set(ours.metrics) == set(theirs.metrics)
@@ -134,9 +138,55 @@ def test_allocate_fill_publish(tmp_path, zoo):
     assert_same(zoo_file.read(path), zoo)
 
 
-def test_metrics_are_chosen_by_the_caller(tmp_path, zoo):
-    mapped = zoo_file.allocate(tmp_path / "p", SPEC, zoo.members, zoo.epochs, {}, ("test_loss",))
-    assert list(mapped.metrics) == ["test_loss"]
+@pytest.mark.parametrize("names", [(), ("test_loss",)])
+def test_metrics_that_were_not_measured_are_not_written(tmp_path, zoo, names):
+    some = dataclasses.replace(zoo, metrics={name: zoo.metrics[name] for name in names})
+    zoo_file.write(tmp_path / "zoo", some)
+    assert tuple(zoo_file.read(tmp_path / "zoo").metrics) == names
+    assert_same(zoo_file.read(tmp_path / "zoo"), some)
+
+
+def test_latents_round_trip(tmp_path, zoo, path):
+    """Of any number and precision, mapped like the weights; a zoo without them has none."""
+    assert zoo_file.read(path).latents is None
+    latents = np.random.default_rng(1).normal(size=(5, 4))
+    zoo_file.write(path, dataclasses.replace(zoo, latents=np.asfortranarray(latents)))
+    result = zoo_file.read(path)
+    assert_same(result, dataclasses.replace(zoo, latents=latents.astype(np.float32)))
+    assert result.latents.dtype == np.float32
+    assert isinstance(result.latents, np.memmap)
+    np.testing.assert_array_equal(
+        safetensors.numpy.load_file(path)["latents"], latents.astype(np.float32)
+    )
+    again = tmp_path / "again"
+    zoo_file.write(again, result)  # as it was read
+    assert again.read_bytes() == path.read_bytes()
+
+
+def test_latents_of_another_number_of_members_are_damage(path, zoo):
+    zoo_file.write(path, dataclasses.replace(zoo, latents=np.zeros((5, 4))))
+    with_header(path, _set("latents", shape=[4, 5]))
+    with pytest.raises(HyperJaxError, match=r"damaged: zoo latents have shape \(4, 5\)"):
+        zoo_file.read(path)
+
+
+@pytest.mark.parametrize(
+    "info",
+    [
+        {},
+        {"none": None, "yes": True, "text": 'a "quoted"\n\u2028 line', "empty": [{}, []]},
+        {"float": 0.1 + 0.2, "tiny": 5e-324, "large": 2**53 + 1, "nested": {"a": {"b": [1, 2.5]}}},
+    ],
+)
+def test_info_round_trip(tmp_path, zoo, info):
+    """To the bit, and in any order of its fields the same file."""
+    zoo_file.write(tmp_path / "a", dataclasses.replace(zoo, info=info))
+    assert zoo_file.read(tmp_path / "a").info == info
+    turned = dict(reversed(info.items()))
+    zoo_file.write(tmp_path / "b", dataclasses.replace(zoo, info=turned))
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+    mapped = zoo_file.allocate(tmp_path / "c", SPEC, zoo.members, zoo.epochs, info)
+    assert mapped.info == info
 
 
 def test_a_full_disk_is_noticed_before_anything_is_computed(tmp_path, zoo, monkeypatch):

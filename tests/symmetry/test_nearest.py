@@ -94,6 +94,42 @@ def test_own_snapshots_do_not_count():
         assert distance > 1
 
 
+def test_spacing_is_the_mean_distance_to_the_nearest_other_member(train):
+    last = train.vectors[:, -1]
+    found = nearest.distances(train, disguise(train.spec, last), own=np.arange(MEMBERS)).member
+    assert train.spacing == pytest.approx(found.mean(), rel=1e-4)
+    assert train.spacing > 0.5
+    alone = nearest.train_models(train.spec, train.vectors[:1], train.reference)
+    assert np.isnan(alone.spacing)
+
+
+def test_novelty_of_replays_and_neighbours(train):
+    """0 for a replica in disguise; beside a member, in units of the spacing; NaN for a network
+    that is not finite, and where train models do not differ."""
+    last = train.vectors[:, -1]
+    step = rng(7).normal(size=last.shape)
+    step *= 0.05 * train.spacing / np.linalg.norm(step, axis=1, keepdims=True)
+    beside = nearest.balanced(train.spec, (last + step).astype(np.float32))
+    vectors = np.array(disguise(train.spec, np.concatenate([last, beside])))
+    vectors[3, 0] = np.inf
+    found = nearest.novelty(train, vectors)
+    assert np.isnan(found[3])
+    np.testing.assert_allclose(np.delete(found[:MEMBERS], 3), 0, atol=1e-5)
+    distance = np.linalg.norm(train.vectors - beside[:, None], axis=2).min(axis=1)
+    np.testing.assert_allclose(found[MEMBERS:], distance / train.spacing, rtol=1e-3)
+    same = nearest.train_models(train.spec, np.repeat(train.vectors[:1], 2, 0), train.reference)
+    assert np.isnan(nearest.novelty(same, last)).all()
+
+
+def test_averages_are_left_out_where_they_are_not_wanted(train):
+    vectors = train.vectors[:3].mean(axis=0)
+    both = nearest.distances(train, vectors)
+    members = nearest.distances(train, vectors, mixtures=False)
+    np.testing.assert_array_equal(members.member, both.member)
+    assert np.isfinite(both.mixture).all()
+    assert np.isinf(members.mixture).all()
+
+
 @pytest.mark.parametrize("activation", ["tanh", "gelu"])  # averages of ReLU's are not balanced
 def test_averages_are_far_from_members_and_near_to_the_hull(activation):
     train = make_train(SPECS[activation])

@@ -8,10 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from hyperjax import symmetry
 from hyperjax.errors import HyperJaxError
 from hyperjax.models.cnn import zoo_cnn_spec
 from hyperjax.symmetry import Transform
-from hyperjax.symmetry import group as symmetry
 from hyperjax.weights import LayerSpec, WeightSpec
 
 IMAGES = np.random.default_rng(0).normal(size=(5, 2, 8, 8))
@@ -33,7 +33,6 @@ examples = hypothesis.settings(max_examples=8, deadline=None)
 
 
 apply = jax.jit(symmetry.apply, static_argnums=0)
-canonical = jax.jit(symmetry.canonical, static_argnums=(0, 2))
 draw = jax.jit(symmetry.random_transform, static_argnums=1, static_argnames=("permute", "signs"))
 
 
@@ -201,60 +200,16 @@ def test_random_transforms_are_uniform_and_only_where_symmetric():
     np.testing.assert_allclose(logs.std(axis=0), 0.5, rtol=0.1)
 
 
-@pytest.mark.parametrize("metric", ["l2", "absolute"])
-@examples
-@hypothesis.given(seed=seeds)
-def test_canonical_form_forgets_the_order_and_keeps_the_function(metric, seed):
-    spec = tiny_spec("tanh")
-    vectors = random_vectors(spec, seed, 2)
-    keys = jax.random.split(jax.random.key(seed), 2)
-    form = canonical(spec, vectors, metric)
-    shuffled = apply(spec, draw_many(keys, spec, signs=False), vectors)
-    np.testing.assert_array_equal(canonical(spec, shuffled, metric), form)
-    np.testing.assert_array_equal(canonical(spec, vectors[0], metric), form[0])
-    np.testing.assert_allclose(forward(spec, form[1]), forward(spec, vectors[1]), atol=1e-5)
-
-
-def test_canonical_order():
-    spec = tiny_spec("tanh")
-    vectors = random_vectors(spec, 4, 2)
-    for weights, bias in tensors(spec, np.asarray(canonical(spec, vectors))[1])[:-1]:
-        norms = np.sqrt((weights.reshape(len(bias), -1) ** 2).sum(axis=1) + bias**2)
-        assert np.all(np.diff(norms) < 0)
-    ties = np.round(vectors[0])  # weights in {-2 .. 2}: the first column alone decides nothing
-    form = np.asarray(canonical(spec, ties, "absolute"))
-    for layer, (weights, bias) in list(zip(spec.layers, tensors(spec, form), strict=True))[:-1]:
-        rows = weights.reshape(len(bias), -1).tolist()
-        if layer.kind == "dense":
-            rows = [[*row, b] for row, b in zip(rows, bias.tolist(), strict=True)]
-        assert rows == sorted(rows)
-
-
-def test_canonical_breaks_ties_by_the_bias_in_dense_layers_only():
-    hidden, last = LayerSpec("fc1", "dense", (3, 2)), LayerSpec("fc2", "dense", (1, 3))
-    vector = np.float32([1, 1, 0, 0, 1, 1, 3, 1, 2, 10, 20, 30, 0])
-    sorted_vector = np.float32([0, 0, 1, 1, 1, 1, 1, 2, 3, 20, 30, 10, 0])
-    found = canonical(WeightSpec((hidden, last), "tanh"), vector, "absolute")
-    np.testing.assert_array_equal(found, sorted_vector)
-    conv = LayerSpec("conv1", "conv", (3, 2, 1, 1))
-    found = canonical(WeightSpec((conv, last), "tanh"), vector, "absolute")
-    stable = np.float32([0, 0, 1, 1, 1, 1, 1, 3, 2, 20, 10, 30, 0])
-    np.testing.assert_array_equal(found, stable)
-
-
 def test_a_network_without_hidden_layers_has_no_symmetry():
     spec = WeightSpec((LayerSpec("fc", "dense", (2, 3)),), "tanh")
     vectors = random_vectors(spec, 0, 4)
     assert symmetry.identity(spec) == Transform((), ())
     moved = apply(spec, draw(jax.random.key(0), spec), vectors)
     np.testing.assert_array_equal(moved, vectors)
-    np.testing.assert_array_equal(canonical(spec, vectors), vectors)
 
 
 def test_errors_say_what_is_wrong():
     spec = tiny_spec("tanh")
-    with pytest.raises(HyperJaxError, match=r"canonical metric 'l1'.*absolute, l2"):
-        canonical(spec, random_vectors(spec, 0), "l1")
     with pytest.raises(HyperJaxError, match="have 7 values"):
         apply(spec, symmetry.identity(spec), np.zeros(7, np.float32))
     misfit = WeightSpec((LAYERS[0], LayerSpec("fc1", "dense", (5, 16))), "tanh")

@@ -1,0 +1,1 @@
+"""Configurations, one file per image data set; `common` is what they share."""

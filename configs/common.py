@@ -1,0 +1,106 @@
+"""What the configurations share: the autoencoders of two scales, and a scale for tests.
+
+A configuration has `get_config(scale)`; what stands after the colon on the command line is the
+scale, `--config=configs/mnist.py:small`. Any field can be overridden, `--config.zoo.epochs=10`.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+
+from ml_collections import ConfigDict
+
+from hyperjax.config import (
+    ArchitectureConfig,
+    AugmentConfig,
+    AutoencoderConfig,
+    Config,
+    EvaluationConfig,
+    GanConfig,
+    LossConfig,
+    OptimizationConfig,
+    SamplersConfig,
+    TrainingConfig,
+    WeightDataConfig,
+    ZooConfig,
+    to_dict,
+)
+from hyperjax.errors import unknown
+
+# Small enough for two CPU cores.
+SMALL_AUTOENCODER = AutoencoderConfig(
+    architecture=ArchitectureConfig(
+        dim=64, heads=4, mlp_dim=128, blocks=2, latent=256, dropout=0.0, compression="linear",
+        projection_layers=2, projection_hidden=64, projection_dim=32,
+    ),
+    data=WeightDataConfig(augment=AugmentConfig(noise=0.5, erase=0.0)),
+    loss=LossConfig(beta=0.95),
+    training=OptimizationConfig(
+        steps=200, batch_size=64, learning_rate=1e-4, weight_decay=1e-2, warmup_steps=20,
+        eval_every=50, eval_models=50,
+    ),
+)  # fmt: skip
+
+# The paper's, as far as it is known: sizes and optimiser from the code of its predecessor on the
+# same zoo (its own configuration is not public), losses and augmentation from its published code.
+# The last step is the one that is kept; the published plateau schedule has no counterpart here.
+PAPER_AUTOENCODER = AutoencoderConfig(
+    architecture=ArchitectureConfig(
+        dim=800, heads=4, mlp_dim=900, blocks=2, latent=700, dropout=0.1, compression="token",
+        tanh=True, linear_path=False, projection_layers=4, projection_hidden=400,
+        projection_dim=50,
+    ),
+    data=WeightDataConfig(
+        epochs_seen=(21, 22, 23, 24, 25), align=False, center=False, scale=False,
+        augment=AugmentConfig(permute=True, mix=0.0, noise=0.0, erase=0.5),
+    ),
+    loss=LossConfig(lwln=True, beta=0.9, temperature=0.1, target="view"),
+    training=OptimizationConfig(
+        steps=3500, batch_size=500, learning_rate=1e-4, weight_decay=1e-9, schedule="constant",
+        warmup_steps=0, clip_norm=0.0, eval_every=70, select="last",
+    ),
+)  # fmt: skip
+
+
+def small_zoo(members: int, activation: str) -> ZooConfig:
+    """A population for two CPU cores, with an optimiser by which members forget their initial
+    weights in the time that there is (`zoo.init_correlation`)."""
+    return ZooConfig(
+        num_members=members, epochs=25, activation=activation, init="torch_default",
+        training=TrainingConfig(learning_rate=5e-3, weight_decay=1e-2, batch_size=32),
+    )  # fmt: skip
+
+
+def at_scale(scale: str, scales: Mapping[str, Config]) -> ConfigDict:
+    """The configuration of a scale, "smoke" included, as a tree that flags can override."""
+    known = {**scales, "smoke": smoke(scales["small"])}
+    if scale not in known:
+        raise unknown("scale", scale, known)
+    return ConfigDict(to_dict(known[scale]), convert_dict=True)
+
+
+def smoke(config: Config) -> Config:
+    """Every stage once, in about a minute on two cores: for tests, not for results."""
+    return dataclasses.replace(
+        config,
+        num_train=120,
+        num_val=60,
+        zoo=dataclasses.replace(config.zoo, num_members=8, epochs=3),
+        autoencoder=AutoencoderConfig(
+            architecture=ArchitectureConfig(
+                dim=16, heads=2, mlp_dim=16, blocks=1, latent=8, dropout=0.0,
+                compression="linear", projection_layers=1, projection_hidden=8, projection_dim=4,
+            ),
+            data=dataclasses.replace(config.autoencoder.data, epochs_seen=(2, 3)),
+            loss=config.autoencoder.loss,
+            training=dataclasses.replace(
+                config.autoencoder.training, steps=20, batch_size=8, warmup_steps=2,
+                eval_every=10, eval_models=4,
+            ),
+            variants=("no_lwln", "vae"),
+        ),
+        samplers=SamplersConfig(pca_components=4, gan=GanConfig(hidden=16, steps=50)),
+        evaluation=EvaluationConfig(
+            num_samples=4, epochs=(0, 1), bootstrap=199, unseen_models=15, pairs=4, points=3,
+            noise_levels=(0.0, 0.1, 1.0), probe_snapshots=3,
+        ),
+    )  # fmt: skip

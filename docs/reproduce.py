@@ -1,0 +1,249 @@
+"""Write docs/reproduce.md from the reports of finished workdirs, and copy the novelty picture.
+
+    python docs/reproduce.py runs/digits runs/mnist runs/fashion_mnist
+
+Its numbers are read from the reports' CSV files; the words around them hold none. What is not there
+is left out, and both the page and the command say so.
+"""
+
+import argparse
+import csv
+import json
+import re
+import shutil
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+WORKDIRS = ("runs/digits", "runs/mnist", "runs/fashion_mnist")
+FACTS = ("images", "zoo", "with LWLN, used as of", "samples", "seed", "hardware", "software")
+# "@file: columns" is the table of that CSV file ("accuracy_*": one for each target), with columns
+# whose titles match, and rows "where x=a,b" or "where nonzero": not everything is zero.
+PAGE = """# Reproducing the figures
+
+Every table and figure of the paper, and the audits beyond it. Numbers are those of the reports' CSV
+files, to which the reports add pictures, intervals and tests. Mean ± standard deviation is over the
+models of one population, of one seed. `python docs/reproduce.py` writes this page.
+
+@runs
+
+Any experiment runs alone, `--experiments=tab2`; what earlier calls have drawn and trained is read.
+The paper's zoos have more members, epochs and images, and other initial weights. Its figures, where
+there are some for a data set, stand beside ours for scale, not as the same experiment.
+
+## `fig2`: reconstruction
+Weights through the autoencoder and back; R² is against the mean of the train members. These come
+back. Of held-out members it keeps what lies in their span: with LWLN of most layers alike, without
+it more of the later layers and less of the first convolutions.
+@reconstruction: members|accuracy|before|R²
+
+## `fig3`: robustness and smoothness
+Noise on the latents of held-out members, by its length relative to theirs; then lines between
+latents, beside lines between aligned weights. Between train members a line of latents is a line of
+weights, with the same barrier. Between held-out members the ends are hardly better than the middle.
+@noise: noise|accuracy|R² where noise=0,0.1,0.3,1
+@lines: lines|start|middle|end|barrier
+
+## `fig4`: all samplers as decoded
+S_ are samples of the main autoencoder, B_ of the one without LWLN, the others are baselines in
+weight space; B_T is trained from scratch. `kde_anchor`, which is the published code, replays train
+models; `kde`, which is the paper's text, gives new and poor ones; `joint` lies between. `neigh` and
+`gan` depend on rounding: on another CPU they move by points, the others do not.
+@accuracy: population|models|test accuracy|from|to|disagreement|novelty
+
+## `tab1`: fine-tuning
+The same populations, fine-tuned with the zoo's hyper-parameters. After an epoch all are above
+training from scratch, the aligned mean and uniform latents too: that alone proves little. What the
+paper calls KDE30 is called `kde_anchor30` here.
+@accuracy: population|models|epoch
+
+## `fig5`: ensembles
+Mean probabilities of random ensembles; B_T after the last epoch that the autoencoder sees, the rest
+as decoded. Poor, different models gain most. Nothing does much better than trained models.
+@ensembles: population|one model|of (2|5|15)[ ]
+
+## `fig6`: do reconstructions become their originals?
+Held-out members, their reconstructions, and originals with noise as large as the reconstruction's
+error, by epoch of fine-tuning. In accuracy reconstructions nearly do. In weights they do not: the
+noisy ones return, reconstructions stay other networks.
+@finetuning: population|epoch|test|distance|cosine where epoch=0,1,5,25
+
+## `tab2`: transfer, with figure 7
+Fine-tuned on another data set with its hyper-parameters. B_F are members of the source zoo, B_T are
+trained on the target. Between digits and MNIST, members and replays of them start best; between
+MNIST and Fashion-MNIST hardly more is carried over than an initialisation.
+@accuracy_*: population|epoch (0|1|5|25|50)[ ]
+
+## `tab3`: unseen zoos
+Models of another zoo through the autoencoder, on their own images. Below them stands a control that
+the paper lacks: the autoencoder's own models on those images. What is decoded from unseen models is
+nowhere much better than that, and between digits and MNIST far worse.
+@conditioning: models|number|one|best|ensemble|R²
+
+## `tab4`: unseen architectures
+Weights of the zoo's CNN as the start of 3-conv + res-skip, 4-conv and 4-conv + id.-skip. `shuffled`
+keeps their scale alone; `refill` fills parameters in order. From digits to MNIST generated weights
+are ahead of that after an epoch; to and from Fashion-MNIST shuffled ones do as well.
+@res_skip: initial|epoch
+@four_conv: initial|epoch
+@four_conv_skip: initial|epoch
+
+## `figD`: geometry of latents
+Train latents are as long as a Gaussian's and spread over nearly all dimensions. Those of held-out
+members are longer and share directions: the encoder tells what it was trained on from the rest.
+@geometry: latents|number|norm|cosine|effective
+
+## `vae`: a variational autoencoder
+V_ are samples of a VAE. It reconstructs about as well as the autoencoder; V_prior is like `kde`.
+@reconstruction: members|accuracy|disagreement|R²
+@latents: members|KL|inactive|variance|loss|recon
+@populations: population|models|test|disagreement|novelty
+
+## `novelty`: generalise or memorise?
+After Zeng et al. (arXiv 2506.07998): accuracy above the frontier of noise on train members and
+averages of them at the same novelty, with its interval; by novelty in weights, then in behaviour.
+Held-out members, what a perfect sampler would give, lie beyond it; the last column says what else
+does. Then shares of samples that replay a train model, or are as near to an average, where any do.
+@weights: population|test|novelty|margin|from|to|frontier.$
+@behaviour: population|novelty|margin|from|to|frontier.$
+@copies: population|replay|interpolate where nonzero
+
+## `probes`: what a linear map reads
+Ridge regression on train members, judged on test members. By R², layer statistics predict best, and
+latents say less than the aligned weights that they come from.
+@summary: features|R²|τ
+
+## `cost`: when sampling pays
+Seconds of every stage, on this machine with whatever else it was doing; then after how many models
+zoo and autoencoder are paid for. By then there are the trained members of the zoo as well.
+@stages: stage|models|seconds|how|ms|of product
+@payoff: population|epochs|test|pays
+
+## What is no report
+- The spread between seeds: train and evaluate `tab1` with `--config.seed=1` and so on, each in its
+  folder, then `python benchmarks/seeds.py runs/digits runs/digits_1`. On digits, means of most
+  populations move less between seeds than their models differ.
+- Longer fine-tuning: `evaluate.py --experiments=tab1 '--config.evaluation.epochs=(0,1,5,25)'`,
+  which replaces `tab1` in that report. Every population ends at or above training from scratch
+  then, averages of two members too.
+- Samplers that choose by validation images: `--samplers=subsample:joint30`.
+- LWLN at several sizes, with and without the linear path: `python benchmarks/lwln.py`.
+- Not run: SVHN, CIFAR-10 and STL-10, whose images were not at hand; scales `full` and `paper`.
+
+The paper's figures that the reports compare with are in `hyperjax/paper/published.py`.
+"""
+
+
+def number(text: str, column: str) -> str:
+    """One decimal for percent and points, else three digits or so; words stay."""
+    if not re.fullmatch(r"-?\d+\.\d+(e.*)?", text):
+        return "" if text == "nan" else text
+    size = abs(float(text))
+    digits = 1 if re.search("%|points", column) or 10 <= size < 100 else 2 * (size < 10)
+    return f"{float(text):z.{digits}f}"
+
+
+def cell(row: dict[str, str], column: str) -> str:
+    mean, std = (number(row.get(name) or "", column) for name in (column, f"{column} std"))
+    return f"{mean} ± {std}" if std else mean
+
+
+def grid(head: list[str], rows: list[list[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n" + "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def rows_of(folder: Path, pattern: str, info: dict[str, Any]) -> Iterator[dict[str, str]]:
+    """Rows of a report's file, or files, with the data set in front."""
+    own, targets = info["config"]["dataset"], re.findall(r"--targets=(\S+)", info["run"]["command"])
+    target = Path(re.split("[,:]", targets[0])[0]).stem if targets else own
+    for path in sorted(folder.glob(f"{pattern}.csv")):
+        name = f"{own} on {target}" if folder.name == "tab4" else own
+        if "*" in pattern:
+            name = f"{own} to {path.stem.removeprefix(pattern[:-1])}"
+        with open(path, newline="") as file:
+            yield from ({"data set": name} | row for row in csv.DictReader(file))
+
+
+def table(line: str, folders: dict[Path, dict[str, Any]]) -> str:
+    """What stands for a line "@file: columns where ..."; nothing, if no report has it."""
+    pattern, wanted, where = re.fullmatch(r"@(\S+): (.*?)(?: where (.*))?\n", line).groups()
+    rows = [row for folder, info in folders.items() for row in rows_of(folder, pattern, info)]
+    titles = dict.fromkeys(title for row in rows for title in row if not title.endswith(" std"))
+    _, first, *others = (t for t in titles or ("", "") if re.match(f"data set|{wanted}|$", t))
+    if where == "nonzero":
+        rows = [row for row in rows if any(float(row[title] or 0) for title in others)]
+    elif where:
+        column, _, values = where.partition("=")
+        rows = [row for row in rows if row[column] in values.split(",")]
+    cells = [[row["data set"], row[first], *(cell(row, title) for title in others)] for row in rows]
+    return grid(["data set", first, *(title.strip() for title in others)], cells) if rows else ""
+
+
+def about(folder: Path) -> dict[str, Any]:
+    """What a section of a report was made with; empty if it is not there."""
+    path = folder / "run.json"
+    return json.loads(path.read_text()) if path.exists() else {}
+
+
+def shell(command: str) -> str:
+    """A recorded command as it can be typed."""
+    words = [f'"{word}"' if "(" in word else word for word in re.split(r" (?=--)", command)]
+    words[0] = f"python {words[0]}" if words[0].endswith(".py") else words[0]
+    return (" " if len(" ".join(words)) < 100 else " \\\n    ").join(words) + "\n"
+
+
+def runs(workdirs: list[Path], keys: list[str]) -> str:
+    """The last training of each workdir, which makes everything in an empty folder; the evaluations
+    that are reported; and on what they ran."""
+    trained, evaluated, rows = [], [], []
+    for workdir in workdirs:
+        entries = json.loads((workdir / "manifest.json").read_text())
+        trained += [e["command"] for e in entries if "train" in e["command"].split(" --")[0]][-1:]
+        found = [info for key in keys if (info := about(workdir / "report" / key))]
+        evaluated += [info["run"]["command"] for info in found]
+        facts = max(found, key=lambda info: info["run"]["time"])["facts"]
+        rows.append([facts["data set"].split()[0], *(facts.get(name, "") for name in FACTS)])
+    commands = "".join(map(shell, dict.fromkeys(trained + evaluated)))
+    return f"```sh\n{commands}```\n" + grid(["data set", *FACTS], rows)
+
+
+def section(key: str, text: str, workdirs: list[Path]) -> str:
+    """A section of the page, with its tables and what they are made from."""
+    there = {w / "report" / key: info for w in workdirs if (info := about(w / "report" / key))}
+    lacking = [w.name for w in workdirs if w / "report" / key not in there]
+    text = re.sub(r"^@.*\n", lambda line: table(line[0], there), text, flags=re.M)
+    files = {p.name for folder in there for p in folder.iterdir() if p.suffix in (".svg", ".png")}
+    text += f"\nPictures in `report/{key}/`: {', '.join(sorted(files))}.\n" if files else "\n"
+    for info in there.values():
+        run, commit = info["run"], info["run"].get("commit") or "not known"
+        text += f"{info['config']['dataset']}: made {run['time'][:10]}, commit {commit}.\n"
+    print(f"{key:8} {'lacks ' + ', '.join(lacking) if lacking else 'complete'}")
+    return text + (f"Not there yet: {', '.join(lacking)}.\n" if lacking else "")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("workdirs", nargs="*", default=WORKDIRS, help="default: %(default)s")
+    parser.add_argument("--out", default=Path(__file__).parent, type=Path, help="default: docs/")
+    arguments = parser.parse_args()
+    workdirs, parts = [Path(name) for name in arguments.workdirs], PAGE.split("\n## ")
+    keys = re.findall(r"^## `(\w+)`", PAGE, flags=re.M)
+    there = [w for w in workdirs if any(about(w / "report" / key) for key in keys)]
+    if not there:
+        sys.exit("there is no report; python evaluate.py --workdir=runs/digits makes one")
+    page = [parts[0].replace("@runs\n", runs(there, keys))]
+    for part in parts[1:]:
+        title, _, text = part.partition("\n")
+        key = re.match(r"`(\w+)`", title)
+        body = section(key[1], text, workdirs) if key else text
+        page.append(f"## {title}\n\n{body}")
+    (arguments.out / "reproduce.md").write_text("\n".join(page))
+    picture = workdirs[0] / "report" / "novelty" / "weights.svg"
+    if picture.exists():
+        shutil.copyfile(picture, arguments.out / "novelty.svg")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,251 @@
+"""A workdir that train.py has made, for notebooks and scripts: read when it is touched."""
+
+import dataclasses
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from hyperjax import config as config_lib
+from hyperjax import zoo
+from hyperjax.config import AutoencoderConfig, Config, override
+from hyperjax.data.images import ImageData, load_images
+from hyperjax.errors import HyperJaxError, unknown
+from hyperjax.hyperrep import HyperRep, weight_data
+from hyperjax.hyperrep.weight_data import WeightData
+from hyperjax.models.cnn import zoo_cnn_spec
+from hyperjax.population.evaluation import Task, make_task
+from hyperjax.population.lockstep import make_engine
+from hyperjax.store import hyperrep_file, workdir, zoo_file
+from hyperjax.symmetry import alignment, nearest
+from hyperjax.symmetry.nearest import TrainModels
+from hyperjax.weights import WeightSpec
+from hyperjax.zoo import Split, Zoo
+
+LWLN, NO_LWLN, VAE = "lwln", "no_lwln", "vae"
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """A workdir. Every attribute but the first two is read, or computed, when it is first used.
+
+    Attributes:
+      folder: the workdir.
+      config: its configuration; settings of samplers and evaluation may have been overridden.
+      zoo: the trained population, memory-mapped, with its split into members.
+      hyperreps: the hyper-representations by name, the configuration's own first.
+      images: the data set, on the host.
+      task: the same on the devices, with the engine that runs networks.
+      data: aligned weights of the epochs that the autoencoder sees.
+    """
+
+    folder: Path
+    config: Config
+
+    @cached_property
+    def images(self) -> ImageData:
+        return images_of(self.config)
+
+    @cached_property
+    def task(self) -> Task:
+        spec = zoo_cnn_spec(self.images.channels, self.config.zoo.activation)
+        return make_task(make_engine(self.config.zoo, spec), self.images)
+
+    @cached_property
+    def zoo(self) -> Zoo:
+        path = workdir.zoo_path(self.folder)
+        if not path.exists():
+            raise workdir.unfinished(self.folder, path)
+        models = zoo_file.read(path)
+        parts = zoo.split_members(models, self.config.zoo.split, self.config.seed)
+        return dataclasses.replace(models, split=parts)
+
+    @property
+    def split(self) -> Split:
+        return self.zoo.split
+
+    @cached_property
+    def hyperreps(self) -> "HyperReps":
+        return HyperReps(self)
+
+    @cached_property
+    def reference(self) -> np.ndarray:
+        """The network that all members are aligned to, float32[D]: that of a hyper-representation,
+        or found now, which takes a while."""
+        for name in variants(self.config):
+            if workdir.hyperrep_path(self.folder, name).exists():
+                return np.asarray(self.hyperreps[name].reference)
+        seen = self.config.autoencoder.data
+        return weight_data.find_reference(seen, self.zoo, self.split, self.config.seed)
+
+    @cached_property
+    def data(self) -> WeightData:
+        seen = self.config.autoencoder.data
+        return weight_data.load(seen, self.zoo, self.split, self.reference)
+
+    @cached_property
+    def train_models(self) -> TrainModels:
+        """What samples are compared with, to tell new networks from replays."""
+        return nearest.train_models(self.zoo.spec, self.data.train, self.reference)
+
+    @property
+    def main(self) -> str:
+        """The name of the configuration's own hyper-representation."""
+        return main_name(self.config)
+
+    @property
+    def pair(self) -> dict[str, HyperRep]:
+        """Those with and without LWLN, as far as they are there, the configuration's own first."""
+        return {name: self.hyperreps[name] for name in self.hyperreps if name != VAE}
+
+    def trajectories(
+        self, rows: np.ndarray, epochs: Sequence[int], *, aligned: bool = False
+    ) -> np.ndarray:
+        """Weights float32[len(rows), len(epochs), D] of members, as they were trained or aligned as
+        the autoencoder's data: each by the last epoch that it sees, whatever the `epochs`.
+
+        Raises HyperJaxError for an epoch of which the zoo has no snapshot.
+        """
+        seen = self.config.autoencoder.data
+        aligned = aligned and seen.align
+        wanted = [*epochs, seen.epochs_seen[-1]] if aligned else epochs
+        columns = zoo.snapshot_index(self.zoo, wanted)
+        vectors = np.asarray(self.zoo.weights[rows[:, None], columns[None]])
+        if not aligned:
+            return vectors
+        return alignment.align_trajectories(self.zoo.spec, vectors, self.reference)[:, :-1]
+
+
+class HyperReps(Mapping[str, HyperRep]):
+    """The hyper-representations of a run by name, each read, onto the device, when it is asked
+    for; `info` has what was recorded with them: the chosen step, scores, the tensors' digest."""
+
+    def __init__(self, run: Run):
+        self._run, self._read = run, {}
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(variants(self._run.config))
+
+    def __len__(self) -> int:
+        return len(variants(self._run.config))
+
+    def __getitem__(self, name: str) -> HyperRep:
+        return self._load(name)[0]
+
+    def info(self, name: str) -> dict[str, Any]:
+        return self._load(name)[1]
+
+    def _load(self, name: str) -> tuple[HyperRep, dict[str, Any]]:
+        if name not in self._read:
+            if name not in (LWLN, NO_LWLN, VAE):
+                raise unknown("hyper-representation", name, self)
+            path = workdir.hyperrep_path(self._run.folder, name)
+            config = dataclasses.replace(
+                self._run.config.autoencoder, variants=(LWLN, NO_LWLN, VAE)
+            )
+            if not path.exists():
+                asked = name in variants(self._run.config)
+                change = "" if asked else f" and --config.autoencoder.variants=('{name}',)"
+                raise workdir.unfinished(self._run.folder, path, change)
+            variant = variants(dataclasses.replace(self._run.config, autoencoder=config))[name]
+            spec = zoo_file.read(workdir.zoo_path(self._run.folder)).spec
+            hyperrep, info = read_checked(path, variant, spec)
+            self._read[name] = jax.device_put(hyperrep), info
+        return self._read[name]
+
+
+def load(
+    folder: str | Path, *, data_dir: str = "", overrides: Mapping[str, Any] | None = None
+) -> Run:
+    """A workdir of train.py. Zoo, hyper-representations and images are read when they are used.
+
+    Args:
+      folder: the workdir.
+      data_dir: where images are, if they have moved since.
+      overrides: other settings of samplers and of the evaluation, {"samplers.x": value}.
+
+    Raises HyperJaxError if it is no workdir, or a field is unknown; and later, where something
+    that is touched is not there.
+
+    >>> run = hj.load("runs/digits")
+    >>> run.zoo.weights.shape, run.zoo.select("train", epoch=3).weights.shape
+    ((8, 26, 2464), (6, 1, 2464))
+    >>> list(run.hyperreps)
+    ['lwln', 'no_lwln', 'vae']
+    """
+    config = override(workdir.load_config(Path(folder)), overrides or {})
+    set_precision(config)
+    if data_dir:
+        config = dataclasses.replace(config, data_dir=data_dir)
+    return Run(Path(folder), config)
+
+
+def images_of(config: Config) -> ImageData:
+    """The data set of a configuration. Raises HyperJaxError if it is not there."""
+    return load_images(
+        config.dataset, config.data_dir, seed=config.seed, num_train=config.num_train,
+        num_val=config.num_val,
+    )  # fmt: skip
+
+
+def set_precision(config: Config) -> None:
+    """For the rest of the process; JAX_DEFAULT_MATMUL_PRECISION, where set, comes first."""
+    if "JAX_DEFAULT_MATMUL_PRECISION" not in os.environ:
+        jax.config.update("jax_default_matmul_precision", config.matmul_precision)
+
+
+def variants(config: Config) -> dict[str, AutoencoderConfig]:
+    """The autoencoder of the configuration under its name, then those trained beside it."""
+    main = dataclasses.replace(config.autoencoder, variants=())
+    found = {LWLN if main.loss.lwln else NO_LWLN: main}
+    for name in config.autoencoder.variants:
+        if name == VAE:
+            architecture = dataclasses.replace(main.architecture, variational=True, tanh=False)
+            variant = dataclasses.replace(main, architecture=architecture)
+        else:
+            loss = dataclasses.replace(main.loss, lwln=name == LWLN)
+            variant = dataclasses.replace(main, loss=loss)
+        found.setdefault(name, variant)
+    return found
+
+
+def main_name(config: Config) -> str:
+    return next(iter(variants(config)))
+
+
+def read_checked(
+    path: Path, variant: AutoencoderConfig, spec: WeightSpec
+) -> tuple[HyperRep, dict[str, Any]]:
+    """Read a hyper-representation that must be of this configuration and architecture."""
+    hyperrep, info = hyperrep_file.read(path)
+    if hyperrep.spec != spec:
+        raise HyperJaxError(
+            f"{path}: made for another architecture ({hyperrep.spec.num_params} weights, "
+            f"{hyperrep.spec.activation}); expected {spec.num_params} weights, {spec.activation}"
+        )
+    differing = [
+        f"autoencoder.{name}: {theirs!r} there, {ours!r} here"
+        for name, (ours, theirs) in essential_differences(variant, hyperrep.config).items()
+    ]
+    if differing:
+        raise HyperJaxError(
+            f"{path}: made with another configuration ({'; '.join(differing)}); delete it "
+            "or restore"
+        )
+    return hyperrep, info
+
+
+def essential_differences(
+    ours: AutoencoderConfig, theirs: AutoencoderConfig
+) -> dict[str, tuple[Any, Any]]:
+    """What makes two autoencoders different: not what is trained beside them, nor the noise of a
+    VAE that they are not."""
+    found = config_lib.differences(ours, theirs)
+    found.pop("variants", None)
+    if not ours.architecture.variational and not theirs.architecture.variational:
+        found.pop("loss.kl", None)
+    return found

@@ -1,0 +1,181 @@
+"""The commands `hyperjax train|sample|evaluate`, and the scripts of the same names: flags, then one
+call. Nothing heavy is imported before a flag is read."""
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from absl import app, flags
+from ml_collections import ConfigDict, config_flags
+
+from hyperjax.app import cli
+from hyperjax.config import EvaluationConfig, SamplersConfig, to_dict
+from hyperjax.errors import HyperJaxError
+
+_SETTINGS = {"samplers": SamplersConfig, "evaluation": EvaluationConfig}
+
+
+def main() -> None:
+    """The installed command `hyperjax`."""
+    commands = {"train": train, "sample": sample, "evaluate": evaluate}
+    if len(sys.argv) < 2 or sys.argv[1] not in commands:
+        print(f"usage: hyperjax {'|'.join(commands)} --help", file=sys.stderr)
+        sys.exit(0 if sys.argv[1:] in (["--help"], ["-h"]) else 2)
+    cli.find_configs()
+    sys.argv = [f"{sys.argv[0]} {sys.argv[1]}", *sys.argv[2:]]
+    commands[sys.argv[0].split()[-1]]()
+
+
+def train() -> None:
+    """Train a model zoo, then its hyper-representation with and without LWLN.
+
+        {program} --config=configs/digits.py --workdir=runs/digits
+        {program} --config=configs/mnist.py:small --workdir=runs/mnist --config.data_dir=data
+
+    The part after the colon chooses a scale: smoke (a minute), small (two CPU cores), full
+    (accelerators) or paper (the paper's settings). Any field can be overridden, e.g.
+    --config.zoo.num_members=500. The same command on the same workdir resumes; on a finished one
+    it says so.
+    """
+    config = config_flags.DEFINE_config_file("config", None, "Configuration file, see above.")
+    workdir = flags.DEFINE_string("workdir", None, "Folder of the run; made if it is not there.")
+    flags.mark_flags_as_required(["config", "workdir"])
+
+    def task() -> None:
+        from hyperjax.app import train
+        from hyperjax.config import from_dict
+
+        train.run(from_dict(config.value.to_dict()), Path(workdir.value))
+
+    _run(task, train)
+
+
+def sample() -> None:
+    """Draw new models from a trained workdir in one forward pass.
+
+        {program} --workdir=runs/digits --sampler=kde30 --num_samples=100
+
+    Writes a safetensors file of flat weight vectors, with the models' loss and accuracy, which
+    evaluate.py reads. `--list` describes the samplers; --config.samplers.x=... sets them.
+    """
+    settings = _settings("samplers")
+    workdir = flags.DEFINE_string("workdir", None, "Folder that train.py has finished.")
+    sampler = flags.DEFINE_string("sampler", None, "Name of the sampler; --list names them.")
+    count = flags.DEFINE_integer("num_samples", 100, "Number of models to draw.")
+    name = flags.DEFINE_string(
+        "hyperrep",
+        "",
+        "Hyper-representation: lwln, no_lwln or, where train.py has made it, vae; default: the "
+        "configuration's own.",
+    )
+    seed = flags.DEFINE_integer("seed", None, "Seed of the draws; default: the configuration's.")
+    output = flags.DEFINE_string("output", None, "File to write; default: WORKDIR/samples/...")
+    data_dir = flags.DEFINE_string("data_dir", "", "Folder of images, if it has moved since.")
+    listed = flags.DEFINE_bool("list", False, "List the samplers and exit.")
+
+    def task() -> None:
+        if listed.value:
+            from hyperjax import samplers
+
+            return _list(samplers.describe())
+        if workdir.value is None or sampler.value is None:
+            raise HyperJaxError("--workdir and --sampler are needed; --list names the samplers")
+        from hyperjax.app import sample
+
+        sample.run(
+            Path(workdir.value),
+            sampler.value,
+            count.value,
+            name=name.value,
+            seed=seed.value,
+            output=Path(output.value) if output.value else None,
+            data_dir=data_dir.value,
+            overrides=_overrides(settings),
+        )
+
+    _run(task, sample)
+
+
+def evaluate() -> None:
+    """Evaluate a trained workdir and write its report (HTML, CSV, JSON).
+
+        {program} --workdir=runs/digits
+        {program} --workdir=runs/digits --experiments=fig2,tab1
+        {program} --workdir=runs/digits --experiments=tab2 --targets=configs/mnist.py:small
+        {program} --workdir=runs/digits --experiments=novelty --populations=mine.safetensors
+        {program} --list
+
+    Populations that were made before are read, not made again; a killed run goes on. The report
+    keeps the experiments of earlier calls. --config.evaluation.x=... and --config.samplers.x=...
+    change settings for this call.
+    """
+    settings = _settings("samplers", "evaluation")
+    workdir = flags.DEFINE_string("workdir", None, "Folder that train.py has finished.")
+    chosen = flags.DEFINE_list("experiments", [], "Which to run; default: all. See --list.")
+    samplers = flags.DEFINE_list("samplers", [], "Use these samplers; default: the config's.")
+    targets = flags.DEFINE_list(
+        "targets", [], "Data sets to transfer to: finished workdirs, or configs/x.py[:scale]."
+    )
+    files = flags.DEFINE_list(
+        "populations", [], "Population files to evaluate too, of sample.py or of any other origin."
+    )
+    count = flags.DEFINE_integer("num_samples", None, "Models a population; default: the config's.")
+    data_dir = flags.DEFINE_string("data_dir", "", "Folder of images, if it has moved since.")
+    listed = flags.DEFINE_bool("list", False, "List the experiments and exit.")
+
+    def task() -> None:
+        from hyperjax import paper
+
+        if listed.value:
+            return _list(paper.DESCRIPTIONS)
+        if workdir.value is None:
+            raise HyperJaxError("--workdir is needed: a folder that train.py has finished")
+        from hyperjax.app import evaluate
+        from hyperjax.app.evaluate import Request
+
+        request = Request(
+            tuple(chosen.value),
+            samplers=tuple(samplers.value),
+            targets=tuple(targets.value),
+            populations=tuple(Path(path) for path in files.value),
+            num_samples=count.value,
+            data_dir=data_dir.value,
+            overrides=_overrides(settings),
+        )
+        evaluate.run(Path(workdir.value), paper, request)
+
+    _run(task, evaluate)
+
+
+def _settings(*parts: str) -> flags.FlagHolder:
+    """`--config.samplers.x=...`: fields that may be set over the workdir's."""
+    tree = ConfigDict({part: to_dict(_SETTINGS[part]()) for part in parts}, convert_dict=True)
+    return config_flags.DEFINE_config_dict("config", tree, "Settings over the workdir's.")
+
+
+def _overrides(settings: flags.FlagHolder) -> dict[str, Any]:
+    """Those fields of the settings that were given on the command line, {"a.b": value}."""
+    return dict(config_flags.get_override_values(flags.FLAGS[settings.name]))
+
+
+def _list(lines: dict[str, str]) -> None:
+    for name, description in lines.items():
+        print(f"{name:14} {description}")
+
+
+def _run(task: Callable[[], None], command: Callable[[], None]) -> None:
+    """Parse the flags, then run the task; --help shows the command's docstring and its flags."""
+    program = sys.argv[0].rpartition("/")[2]
+    program = program if program.startswith("hyperjax") else f"python {program}"
+    lines = [line.removeprefix("    ") for line in command.__doc__.splitlines()]
+    sys.modules["__main__"].__doc__ = "\n".join(lines).replace("{program}", program)
+    for module in (__name__, cli.__name__):
+        for flag in flags.FLAGS.get_key_flags_for_module(module):
+            flags.FLAGS.register_key_flag_for_module(sys.argv[0], flag)
+
+    def checked(argv: list[str]) -> None:
+        cli.refuse_arguments(argv)
+        task()
+
+    app.run(lambda argv: cli.run(lambda: checked(argv)), flags_parser=cli.parse_flags)

@@ -1,0 +1,54 @@
+"""The linear path beside the attention (`architecture.linear_path`): principal components."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from hyperjax.config import AutoencoderConfig
+from hyperjax.hyperrep import losses
+from hyperjax.hyperrep.model import Statistics, to_inputs
+from hyperjax.types import Array, Params
+from hyperjax.weights import WeightSpec
+
+_LATENT_STD = 0.4  # of a principal component's latent before the tanh
+
+
+def principal_components(
+    config: AutoencoderConfig, spec: WeightSpec, params: Params, stats: Statistics, vectors: Array
+) -> Params:
+    """Set the linear path of `params` to the principal components of train vectors float32[N, D].
+
+    Components are those of the reconstruction loss's metric, so that LWLN decides which count.
+    Latents are whitened, and small enough for the tanh to be nearly linear; the decoder is the
+    least-squares inverse.
+
+    A VAE's path is the linear VAE of the least loss, which is known too: probabilistic principal
+    components with the noise variance s^2 = `kl` (Lucas et al., "Don't blame the ELBO", 2019). A
+    component of variance v gets a posterior of mean variance 1 - s^2 / v and variance s^2 / v, so
+    that the latents of all train vectors have variance 1, and the decoder's gain sqrt(v - s^2);
+    with v <= s^2 it is left out, and its latent is the prior.
+    """
+    c, kl = config.architecture, config.loss.kl if config.architecture.variational else 0.0
+    inputs = np.asarray(to_inputs(spec, stats, np.asarray(vectors)), np.float64)
+    metric = np.asarray(losses.slot_scale(spec, losses.loss_scale(config.loss, stats)), np.float64)
+    _, singular, components = np.linalg.svd(inputs / metric, full_matrices=False)
+    rank = min(c.latent, int(np.sum(singular > 1e-6 * singular[0])))
+    std = singular[:rank] / np.sqrt(len(inputs))
+    known = np.maximum(1 - kl / std**2, 0)  # share of each latent's variance; without `kl`, all
+    gain = _LATENT_STD if c.tanh else np.sqrt(known)
+    encoder = np.zeros((spec.num_params, c.latent))
+    encoder[:, :rank] = gain * components[:rank].T / std / metric[:, None]
+    params = jax.tree.map(lambda leaf: leaf, params)  # a copy of the dictionaries
+    if c.variational:
+        decoder = np.zeros(encoder.T.shape)
+        decoder[:rank] = (gain * std)[:, None] * components[:rank] * metric
+        log_variance = np.zeros(c.latent)
+        log_variance[:rank] = np.log1p(-known)
+        params["encoder"]["log_variance"]["bias"] = jnp.asarray(log_variance, jnp.float32)
+    else:
+        latents = inputs @ encoder
+        latents = np.tanh(latents) if c.tanh else latents
+        decoder = np.linalg.lstsq(latents, inputs, rcond=1e-6)[0]
+    params["encoder"]["linear"]["kernel"] = jnp.asarray(encoder, jnp.float32)
+    params["decoder"]["linear"]["kernel"] = jnp.asarray(decoder, jnp.float32)
+    return params

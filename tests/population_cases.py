@@ -1,0 +1,31 @@
+"""A few small images, and how networks are trained on them."""
+
+import numpy as np
+
+from hyperjax import population
+from hyperjax.config import TrainingConfig
+from hyperjax.models.cnn import zoo_cnn_spec
+from hyperjax.types import Images
+
+SPEC = zoo_cnn_spec(1, "tanh")
+TRAINING = TrainingConfig(learning_rate=1e-3, weight_decay=1e-2, batch_size=10)
+INIT = "kaiming_uniform"
+MEAN, STD = np.float32([0.4]), np.float32([0.3])
+
+
+def random_images(count, seed=0):
+    rng = np.random.default_rng(seed)
+    pixels = rng.integers(0, 256, (count, 28, 28, 1), dtype=np.uint8)
+    return Images(pixels, rng.integers(0, 10, count, dtype=np.int32), MEAN, STD)
+
+
+def random_vectors(count, spec=SPEC, seed=0):
+    rng = np.random.default_rng(seed)
+    return (0.3 * rng.standard_normal((count, spec.num_params))).astype(np.float32)
+
+
+TRAIN, TEST = random_images(23), random_images(40, seed=1)  # 40: two batches of 32, padded
+
+
+def make_engine(**kwargs):
+    return population.make_engine(SPEC, TRAINING, init=INIT, **kwargs)
