@@ -131,7 +131,7 @@ zoo and autoencoder are paid for. By then there are the trained members of the z
 - LWLN at several sizes, with and without the linear path: `python benchmarks/lwln.py`.
 - Not run: SVHN, CIFAR-10 and STL-10, whose images were not at hand; scales `full` and `paper`.
 
-The paper's figures that the reports compare with are in `hyperjax/paper/published.py`.
+The paper's figures that the reports compare with are in `hyperjax/paper/tab1.py` to `tab4.py`.
 """
 
 

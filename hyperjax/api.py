@@ -7,43 +7,11 @@ from hyperjax.config import AutoencoderConfig, Config, TrainingConfig, ZooConfig
 from hyperjax.data.images import load_images
 from hyperjax.errors import HyperJaxError
 from hyperjax.hyperrep import HyperRep, align, decode, encode, fit_hyperrep, reconstruct
+from hyperjax.population.evaluation import Network, network
 from hyperjax.population.lockstep import finetune, train_zoo
-from hyperjax.population.network import Network, network
 from hyperjax.store.zoo_file import read as read_zoo
 from hyperjax.store.zoo_file import write as write_zoo
 from hyperjax.symmetry.nearest import novelty, train_models
 from hyperjax.types import Images
 from hyperjax.weights import WeightSpec, flatten, unflatten
 from hyperjax.zoo import Zoo
-
-__all__ = [
-    "AutoencoderConfig",
-    "Config",
-    "HyperJaxError",
-    "HyperRep",
-    "Images",
-    "Network",
-    "Run",
-    "TrainingConfig",
-    "WeightSpec",
-    "Zoo",
-    "ZooConfig",
-    "align",
-    "decode",
-    "draw",
-    "encode",
-    "finetune",
-    "fit_hyperrep",
-    "flatten",
-    "load",
-    "load_images",
-    "network",
-    "novelty",
-    "read_zoo",
-    "reconstruct",
-    "samplers",
-    "train_models",
-    "train_zoo",
-    "unflatten",
-    "write_zoo",
-]

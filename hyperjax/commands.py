@@ -151,7 +151,10 @@ def evaluate() -> None:
 def _settings(*parts: str) -> flags.FlagHolder:
     """`--config.samplers.x=...`: fields that may be set over the workdir's."""
     tree = ConfigDict({part: to_dict(_SETTINGS[part]()) for part in parts}, convert_dict=True)
-    return config_flags.DEFINE_config_dict("config", tree, "Settings over the workdir's.")
+    try:  # ml_collections looks at the command line now
+        return config_flags.DEFINE_config_dict("config", tree, "Settings over the workdir's.")
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        cli.refuse(f"--config has fields of {' and '.join(parts)} here: {error.args[0]}")
 
 
 def _overrides(settings: flags.FlagHolder) -> dict[str, Any]:

@@ -27,7 +27,7 @@ class Split(NamedTuple):
     test: np.ndarray
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Zoo:
     """Struct of arrays over M members and E snapshots.
 

@@ -17,7 +17,7 @@ from hyperjax import api
 ROOT = Path(__file__).parents[1]
 CONFIG = (
     "--config=digits:smoke", "--config.zoo.epochs=25",
-    "--config.autoencoder.data.epochs_seen=(24, 25)", "--config.evaluation.num_samples=3",
+    "--config.autoencoder.data.epochs_seen=(24, 25)", "--config.autoencoder.variants=()",
 )  # fmt: skip
 # ruff: noqa: E501
 LINES = """
@@ -93,7 +93,7 @@ def outside(tmp_path_factory):
 def call(folder: Path, program: str, *arguments: str) -> subprocess.CompletedProcess:
     """Run a program of the environment in its folder, which is not the repository."""
     command = [str(folder / "env" / "bin" / program), *arguments]
-    environ = os.environ | {
+    environ = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"} | {
         "JAX_ENABLE_COMPILATION_CACHE": "true",
         "JAX_COMPILATION_CACHE_DIR": str(folder / "compiled"),
         "JAX_NUM_CPU_DEVICES": "2",
@@ -131,7 +131,8 @@ def test_importing_takes_no_time(outside):
 
 
 def test_public_names_are_those_of_the_api():
-    assert set(hj.__all__) == set(api.__all__) == {n for n in dir(hj) if n in hj.__all__}
+    assert sorted(hj.__all__) == [name for name in dir(api) if not name.startswith("_")]
+    assert set(hj.__all__) <= set(dir(hj))
     for name in hj.__all__:
         assert getattr(hj, name).__doc__, name
     with pytest.raises(AttributeError, match="no attribute 'lode'"):
@@ -152,7 +153,8 @@ def test_the_notebook_runs(tmp_path):
     cells = ["".join(c["source"]) for c in notebook["cells"] if c["cell_type"] == "code"]
     assert all(c.get("outputs") is not None for c in notebook["cells"] if c["cell_type"] == "code")
     program = "import matplotlib; matplotlib.use('Agg')\n" + "\n".join(cells)
-    environ = os.environ | {"PYTHONPATH": str(ROOT), "JAX_NUM_CPU_DEVICES": "2"}
+    environ = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"}
+    environ |= {"PYTHONPATH": str(ROOT), "JAX_NUM_CPU_DEVICES": "2"}
     done = subprocess.run(
         [sys.executable, "-c", program], cwd=tmp_path, env=environ, capture_output=True, text=True,
         timeout=600,

@@ -1,9 +1,11 @@
-"""Populations against each other: as decoded (paper figure 4), and while they are fine-tuned (table
-1). Copies of one network are no sample of a population: they are in no comparison."""
+"""Populations against each other: as decoded (paper figure 4), while they are fine-tuned (table 1),
+and member by member (figure 6). Copies of one network are no sample of a population: they are in no
+comparison."""
 
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+import jax
 import numpy as np
 
 from hyperjax.analysis import metrics, statistics
@@ -11,6 +13,7 @@ from hyperjax.analysis.statistics import Comparison, Summary
 from hyperjax.population.evaluation import Task
 from hyperjax.symmetry import nearest
 from hyperjax.symmetry.nearest import TrainModels
+from hyperjax.types import Array, Key
 from hyperjax.zoo import Zoo, test_accuracy
 
 Pairs = list[tuple[str, str, Comparison]]
@@ -105,3 +108,40 @@ def at_epochs(
         for epoch, values in accuracy.items()
     }
     return accuracy, summary
+
+
+ORIGINAL, RECONSTRUCTED, NOISY = "original", "reconstructed", "original + noise"
+
+
+class Convergence(NamedTuple):
+    """Populations of the same M members, by name; E epochs of fine-tuning."""
+
+    epochs: np.ndarray  # int32[E]
+    accuracy: dict[str, np.ndarray]  # float32[E, M] on test images
+    distance: dict[str, np.ndarray]  # float32[E, M]: Euclidean, to the original at that epoch
+    cosine: dict[str, np.ndarray]  # float32[E, M]: cosine of the angle to the original then
+
+
+def with_noise(vectors: Array, reconstructed: Array, key: Key) -> np.ndarray:
+    """Originals float32[M, D], as far from themselves as their reconstructions, but in random
+    directions: tells what a reconstruction's direction is worth."""
+    noise = np.asarray(jax.random.normal(key, vectors.shape))
+    size = np.linalg.norm(reconstructed - vectors, axis=1, keepdims=True)
+    return vectors + noise * size / np.linalg.norm(noise, axis=1, keepdims=True)
+
+
+def convergence(populations: dict[str, Zoo]) -> Convergence:
+    """Compare populations of the same members, fine-tuned with the same order of images.
+
+    `populations` has ORIGINAL, and others whose member i started near original i.
+    """
+    original = populations[ORIGINAL]
+    accuracy, distance, cosine = {}, {}, {}
+    for name, models in populations.items():
+        accuracy[name] = np.stack([test_accuracy(models, epoch) for epoch in models.epochs])
+        if name != ORIGINAL:
+            pairs = np.asarray(original.weights, np.float64), np.asarray(models.weights, np.float64)
+            norms = [np.linalg.norm(weights, axis=2) for weights in pairs]
+            distance[name] = np.linalg.norm(pairs[0] - pairs[1], axis=2).T
+            cosine[name] = (np.sum(pairs[0] * pairs[1], axis=2) / (norms[0] * norms[1])).T
+    return Convergence(np.asarray(original.epochs), accuracy, distance, cosine)

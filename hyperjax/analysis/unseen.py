@@ -11,7 +11,7 @@ import numpy as np
 from hyperjax.analysis import statistics
 from hyperjax.analysis.comparisons import at_epochs
 from hyperjax.analysis.statistics import Comparison, Summary
-from hyperjax.models import transplant, variants
+from hyperjax.models import variants
 from hyperjax.types import Array, Key
 from hyperjax.weights import WeightSpec
 from hyperjax.zoo import Zoo
@@ -62,7 +62,7 @@ def starts(
       source: layout of the zoo CNN.
       target: layout of one of `hyperjax.models.variants`.
       populations: zoo CNNs float32[N, D] by name, the same N for all.
-      rule: how they are assigned, one of `hyperjax.models.transplant.RULES`.
+      rule: how they are assigned, one of `hyperjax.models.variants.RULES`.
       init: the target's initialisation.
       control: the population of which two variations are made: assigned and then shuffled within
         each layer, which keeps the weights' scale and nothing else; and, where rules differ,
@@ -74,11 +74,11 @@ def starts(
     random = np.asarray(_random(target, init, keys))
     found = {RANDOM: random}
     for name, vectors in populations.items():
-        found[name] = transplant.assign(rule, source, target, vectors, random)
+        found[name] = variants.assign(rule, source, target, vectors, random)
     seed = int(jax.random.bits(key_shuffle))
-    found[shuffled(control)] = transplant.shuffle(seed, target, found[control])
-    for other in transplant.RULES:
-        vectors = transplant.assign(other, source, target, populations[control], random)
+    found[shuffled(control)] = variants.shuffle(seed, target, found[control])
+    for other in variants.RULES:
+        vectors = variants.assign(other, source, target, populations[control], random)
         if not np.array_equal(vectors, found[control]):
             found[f"{control}, {other}"] = vectors
     return found

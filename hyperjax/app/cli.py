@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, NoReturn
 
 from absl import app, flags, logging
 
@@ -121,8 +121,7 @@ def run(task: Callable[[], Any]) -> None:
         stop.install()  # after JAX's own
         task()
     except (HyperJaxError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+        refuse(error)
     except stop.Terminated:
         print("told to stop; the same command goes on from the last checkpoint", file=sys.stderr)
         sys.exit(stop.EXIT_CODE)
@@ -136,9 +135,13 @@ def parse_flags(argv: list[str]) -> list[str]:
     try:
         return app.parse_flags_with_usage([argv[0], *map(_packaged, argv[1:])])
     except (HyperJaxError, AttributeError, KeyError, TypeError, ValueError, OSError) as error:
-        text = error.args[0] if isinstance(error, KeyError) and error.args else error
-        print(f"error: {text}", file=sys.stderr)
-        sys.exit(2)
+        refuse(error.args[0] if isinstance(error, KeyError) and error.args else error)
+
+
+def refuse(reason: object) -> NoReturn:
+    """Say what is wrong with the command, and end it."""
+    print(f"error: {reason}", file=sys.stderr)
+    sys.exit(2)
 
 
 def _packaged(argument: str) -> str:

@@ -1,14 +1,17 @@
-"""What a command is going to cost: shown, and refused if it cannot fit, before it starts."""
+"""What this machine has left, and what a command is going to take of it: shown, and refused if it
+cannot fit, before it starts."""
 
 import math
+import shutil
+import time
 from pathlib import Path
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 from rich.table import Table
 
 from hyperjax import cost
-from hyperjax.app import machine
 from hyperjax.app.progress import console
 from hyperjax.config import AutoencoderConfig, ZooConfig
 from hyperjax.errors import HyperJaxError
@@ -83,7 +86,7 @@ def announce(stages: list[Stage], folder: Path, devices: list[jax.Device]) -> No
     rate = _EFFICIENCY.get(devices[0].platform, 0)
     if rate:  # a product uses all cores of its host, whatever the number of virtual devices
         hosts = len(devices) / jax.local_device_count()
-        rate *= hosts * machine.matmul_rate(jax.local_devices()[0])
+        rate *= hosts * matmul_rate(jax.local_devices()[0])
     caption = f"time: arithmetic at {100 * _EFFICIENCY['cpu']:.0f} % of a matrix product's rate; "
     caption += "compilation, alignment and validation come on top"
     table = Table(title="what this is going to take, about", caption=caption if rate else None)
@@ -94,7 +97,7 @@ def announce(stages: list[Stage], folder: Path, devices: list[jax.Device]) -> No
         memory, disk = (_amount(x, "B") for x in (stage.memory, stage.disk))
         table.add_row(stage.name, _amount(stage.flops, "FLOP"), memory, disk, seconds)
     console.print(table)
-    check(stages, folder, machine.free_memory(jax.local_devices()[0]), machine.free_disk(folder))
+    check(stages, folder, free_memory(jax.local_devices()[0]), free_disk(folder))
 
 
 def check(stages: list[Stage], folder: Path, memory: int | None, disk: int) -> None:
@@ -130,3 +133,50 @@ def _time(seconds: float) -> str:
     if seconds < 90:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def free_memory(device: jax.Device) -> int | None:
+    """Bytes that a device has left; None where the system does not say.
+
+    A CPU device's are the host's, within the limits of the container it runs in.
+    """
+    if device.platform != "cpu":
+        stats = device.memory_stats() or {}
+        if "bytes_limit" not in stats:
+            return None
+        return stats["bytes_limit"] - stats.get("bytes_in_use", 0)
+    free = []
+    for line in _lines(Path("/proc/meminfo")):
+        if line.startswith("MemAvailable:"):
+            free.append(1024 * int(line.split()[1]))
+    limit, used = (_lines(Path(f"/sys/fs/cgroup/memory.{x}")) for x in ("max", "current"))
+    if limit and used and limit[0].strip().isdigit():
+        free.append(int(limit[0]) - int(used[0]))
+    return min(free) if free else None
+
+
+def _lines(path: Path) -> list[str]:
+    try:
+        return path.read_text().splitlines()
+    except OSError:  # not on Linux, or not in a container
+        return []
+
+
+def free_disk(folder: Path) -> int:
+    """Bytes left where `folder` is, or would be."""
+    while not folder.exists():
+        folder = folder.parent
+    return shutil.disk_usage(folder).free
+
+
+def matmul_rate(device: jax.Device, size: int = 1024, seconds: float = 0.1) -> float:
+    """float32 operations per second that a matrix product reaches on one device."""
+    x = jax.device_put(jnp.full((size, size), 1 / size, jnp.float32), device)
+    multiply = jax.jit(lambda x: x @ x)
+    multiply(x).block_until_ready()
+    rate, end = 0.0, time.perf_counter() + seconds
+    while time.perf_counter() < end:
+        start = time.perf_counter()
+        x = multiply(x).block_until_ready()
+        rate = max(rate, 2 * size**3 / (time.perf_counter() - start))
+    return rate

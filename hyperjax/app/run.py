@@ -174,8 +174,8 @@ def load(
     >>> run = hj.load("runs/digits")
     >>> run.zoo.weights.shape, run.zoo.select("train", epoch=3).weights.shape
     ((8, 26, 2464), (6, 1, 2464))
-    >>> list(run.hyperreps)
-    ['lwln', 'no_lwln', 'vae']
+    >>> run.hyperreps["lwln"].config.architecture.latent
+    8
     """
     config = override(workdir.load_config(Path(folder)), overrides or {})
     set_precision(config)

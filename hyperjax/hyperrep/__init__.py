@@ -15,24 +15,3 @@ from hyperjax.hyperrep.model import (
     statistics,
 )
 from hyperjax.hyperrep.training import Trainer, TrainState, init, make_trainer, train_steps
-
-__all__ = [
-    "Bound",
-    "HyperRep",
-    "Statistics",
-    "TrainState",
-    "Trainer",
-    "align",
-    "bound",
-    "decode",
-    "encode",
-    "fit_hyperrep",
-    "init",
-    "make_trainer",
-    "posterior",
-    "principal_components",
-    "reconstruct",
-    "statistics",
-    "train_steps",
-    "validate",
-]

@@ -23,7 +23,7 @@ from hyperjax.types import Array, Key, Params
 from hyperjax.weights import WeightSpec
 from hyperjax.zoo import Zoo
 
-_BATCH = 256  # networks or latents that pass through the autoencoder at once
+_BATCH = 256  # a power of two; networks or latents that pass through the autoencoder at once
 
 
 class Statistics(NamedTuple):
@@ -39,7 +39,7 @@ class Statistics(NamedTuple):
     data_fields=("params", "statistics", "reference"),
     meta_fields=("config", "spec"),
 )
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class HyperRep:
     """A trained hyper-representation: a pytree of arrays, with static `config` and `spec`."""
 
@@ -86,12 +86,8 @@ def align(hyperrep: HyperRep, networks: Zoo | Array) -> np.ndarray:
     """
     spec = hyperrep.spec
     if isinstance(networks, Zoo):
+        _check_layers(hyperrep, networks)
         spec, trajectories = networks.spec, np.asarray(networks.weights)
-        if spec.layers != hyperrep.spec.layers:
-            raise HyperJaxError(
-                f"a zoo with layers {', '.join(spec.names)}; this hyper-representation knows "
-                f"{', '.join(hyperrep.spec.names)}, {hyperrep.spec.num_params} weights in all"
-            )
     else:
         vectors = _host(networks, spec.num_params, "weight vectors")
         trajectories = vectors.reshape(-1, 1, spec.num_params)
@@ -205,6 +201,7 @@ def _decode(architecture: ArchitectureConfig, spec: WeightSpec, params, stats, l
 
 def _in_order(hyperrep: HyperRep, networks: Zoo | Array, aligned: bool) -> Array:
     if isinstance(networks, Zoo) and aligned:
+        _check_layers(hyperrep, networks)
         return np.asarray(networks.weights).reshape(-1, networks.spec.num_params)
     if aligned or (not hyperrep.config.data.align and not isinstance(networks, Zoo)):
         return networks
@@ -214,6 +211,14 @@ def _in_order(hyperrep: HyperRep, networks: Zoo | Array, aligned: bool) -> Array
             "(hyperjax.align) and say encode(..., aligned=True)"
         )
     return align(hyperrep, networks)
+
+
+def _check_layers(hyperrep: HyperRep, networks: Zoo) -> None:
+    if networks.spec.layers != hyperrep.spec.layers:
+        raise HyperJaxError(
+            f"a zoo with layers {', '.join(networks.spec.names)}; this hyper-representation knows "
+            f"{', '.join(hyperrep.spec.names)}, {hyperrep.spec.num_params} weights in all"
+        )
 
 
 def _traced(*trees: Any) -> bool:

@@ -7,7 +7,7 @@ import numpy as np
 from hyperjax.analysis import statistics
 from hyperjax.analysis.statistics import Comparison
 from hyperjax.app.context import Context
-from hyperjax.app.train_hyperrep import chosen
+from hyperjax.app.train import chosen
 from hyperjax.config import Config
 from hyperjax.report import plots
 from hyperjax.report.tables import Spread, Table

@@ -3,8 +3,8 @@
 import numpy as np
 
 from hyperjax import hyperrep
-from hyperjax.analysis import convergence
-from hyperjax.analysis.convergence import NOISY, ORIGINAL, RECONSTRUCTED, Convergence
+from hyperjax.analysis import comparisons
+from hyperjax.analysis.comparisons import NOISY, ORIGINAL, RECONSTRUCTED, Convergence
 from hyperjax.app.context import Context
 from hyperjax.app.populations import finetuned
 from hyperjax.paper.common import band, percent
@@ -23,10 +23,10 @@ def run(context: Context) -> Convergence:
     starts = {
         ORIGINAL: original,
         RECONSTRUCTED: reconstructed,
-        NOISY: convergence.with_noise(original, reconstructed, key),
+        NOISY: comparisons.with_noise(original, reconstructed, key),
     }
     epochs = range(trained.config.evaluation.epochs[-1] + 1)
-    return convergence.compare(
+    return comparisons.convergence(
         {
             name: finetuned(context, f"fig6-{name.split()[-1]}", vectors, context.home,
                                     epochs)

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from hyperjax.app.context import Context
 from hyperjax.app.run import Run
-from hyperjax.app.train_hyperrep import chosen
+from hyperjax.app.train import chosen
 from hyperjax.errors import HyperJaxError
 from hyperjax.paper.common import HYPERREPS
 from hyperjax.paper.fig4 import NOVELTY

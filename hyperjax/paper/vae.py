@@ -5,10 +5,9 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from hyperjax.analysis import comparisons, posterior, reconstruction, statistics
+from hyperjax.analysis import comparisons, reconstruction, statistics
 from hyperjax.analysis.comparisons import AsDecoded
-from hyperjax.analysis.posterior import INACTIVE, Latents
-from hyperjax.analysis.reconstruction import Reconstructions
+from hyperjax.analysis.reconstruction import INACTIVE, Latents, Reconstructions
 from hyperjax.app.context import Context
 from hyperjax.app.populations import LATENT, WEIGHTS, Source, drawn, from_scratch
 from hyperjax.app.run import VAE
@@ -65,7 +64,7 @@ def run(context: Context) -> Vae:
             {main: trained.hyperreps[main], VAE: model}, trained.data, trained.task
         ),
         {
-            part: posterior.latents(model, weights.reshape(-1, weights.shape[-1]), key)
+            part: reconstruction.latents(model, weights.reshape(-1, weights.shape[-1]), key)
             for (part, weights), key in zip(members.items(), keys, strict=True)
         },
         comparisons.as_decoded(

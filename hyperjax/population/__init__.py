@@ -17,20 +17,3 @@ from hyperjax.population.engine import (
     start,
     train_epoch,
 )
-
-__all__ = [
-    "Engine",
-    "Evaluation",
-    "Hyper",
-    "Members",
-    "evaluate",
-    "hyper",
-    "init",
-    "logits",
-    "make_engine",
-    "padded",
-    "place_images",
-    "place_members",
-    "start",
-    "train_epoch",
-]

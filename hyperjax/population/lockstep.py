@@ -12,8 +12,7 @@ from hyperjax.errors import HyperJaxError
 from hyperjax.models.cnn import zoo_cnn_spec
 from hyperjax.population import engine as engines
 from hyperjax.population.engine import Engine, Hyper, Members
-from hyperjax.population.evaluation import Task, make_task, members_per_call
-from hyperjax.population.network import check_known
+from hyperjax.population.evaluation import Task, check_known, make_task, members_per_call
 from hyperjax.types import Array, Images, Key
 from hyperjax.weights import WeightSpec
 from hyperjax.zoo import Zoo

@@ -22,13 +22,14 @@ from hyperjax.types import Array
 # Okabe and Ito's colours, which colour-blind readers tell apart; yellow is too pale for lines.
 BLUE, ORANGE, GREEN, PURPLE = "#0072b2", "#d55e00", "#009e73", "#cc79a7"
 SKY, AMBER, BLACK, GREY = "#56b4e9", "#e69f00", "#222222", "#8a8a8a"
-_COLORS = (BLUE, ORANGE, GREEN, PURPLE, AMBER, SKY, BLACK)
-_MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">")
+COLORS = (BLUE, ORANGE, GREEN, PURPLE, AMBER, SKY, BLACK)
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">")
 _DASHES = ("-", "--", "-.", ":")
 
-_WIDTH = 5.6  # inches
+WIDTH = 5.6  # inches
+_BINS = 60  # of a histogram; the outermost 0.1 % of weights are not shown
 _PEAK = 2.5  # a histogram higher than this many times the original's is cut off
-_STYLE = {
+STYLE = {
     "font.size": 11,
     "axes.titlesize": 12,
     "axes.spines.top": False,
@@ -47,40 +48,35 @@ Panel = tuple[Array, Array, float]  # original weights, reconstructed weights, R
 Series = tuple[Array, Array, Array, Array]  # x, mean, and the ends of a band, f[K] each
 
 
-def weight_histograms(
-    columns: Mapping[str, Mapping[str, Panel]], *, title: str = "", bins: int = 60, kind="svg"
-) -> bytes:
+def weight_histograms(columns: Mapping[str, Mapping[str, Panel]], *, kind: str = "svg") -> bytes:
     """Distribution of weights, original against reconstructed (paper figure 2).
 
     Args:
       columns: per column title ("with LWLN"), per layer: original weights f[...],
         reconstructed weights f[...] and R^2. Every column has the same layers; one row each.
-      bins: of each histogram, shared by a row. The outermost 0.1 % of weights are not shown.
       kind: "svg" or "png".
 
     A row shares its axes. A reconstruction that collapses to a peak is cut off, and says so.
     """
     layers = list(next(iter(columns.values())))
-    with matplotlib.rc_context(_STYLE):
-        figure = Figure(figsize=(_WIDTH, 1.0 + 1.3 * len(layers)), layout="constrained")
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(WIDTH, 1.0 + 1.3 * len(layers)), layout="constrained")
         grid = figure.subplots(len(layers), len(columns), squeeze=False)
         any_cut = False
         for row, layer in zip(grid, layers, strict=True):
-            any_cut |= _histogram_row(row, [column[layer] for column in columns.values()], bins)
+            any_cut |= _histogram_row(row, [column[layer] for column in columns.values()])
             row[0].set_ylabel(layer)
         for axes, name in zip(grid[0], columns, strict=True):
             axes.set_title(name)
         for axes in grid[-1]:
             axes.set_xlabel("weight")
-        if title:
-            figure.suptitle(title, fontsize=13)
         legend = figure.legend(
             *grid[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=2
         )
         if any_cut:
             note = "peak n\N{MULTIPLICATION SIGN}: cut off, n times as high as the original"
             legend.set_title(note, prop={"size": 9})
-        return _render(figure, kind)
+        return render(figure, kind)
 
 
 def population_boxes(
@@ -88,7 +84,6 @@ def population_boxes(
     label: str,
     *,
     highlights: Collection[str] = (),
-    title: str = "",
     kind: str = "svg",
 ) -> bytes:
     """Horizontal boxes and all points, one row per population, top to bottom as given.
@@ -104,8 +99,8 @@ def population_boxes(
     values = [np.asarray(v, np.float64).ravel() for v in populations.values()]
     values = [v[np.isfinite(v)] for v in values]
     rng = np.random.default_rng(0)
-    with matplotlib.rc_context(_STYLE):
-        figure = Figure(figsize=(_WIDTH, 1.2 + 0.4 * len(values)), layout="constrained")
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(WIDTH, 1.2 + 0.4 * len(values)), layout="constrained")
         axes = figure.subplots()
         for row, (name, points) in enumerate(zip(populations, values, strict=True)):
             _box(axes, row, points, ORANGE if name in highlights else BLUE, rng)
@@ -114,10 +109,9 @@ def population_boxes(
         axes.tick_params(axis="y", length=0)
         axes.grid(visible=False, axis="y")
         axes.set_xlabel(label)
-        axes.set_title(title)
         note = "box: quartiles, whiskers: 5 to 95 %, line: median, diamond: mean"
         figure.supxlabel(note, fontsize=9, color="#555555")
-        return _render(figure, kind)
+        return render(figure, kind)
 
 
 def curves(
@@ -127,7 +121,6 @@ def curves(
     *,
     dashed: Collection[str] = (),
     linear_below: float = 0,
-    title: str = "",
     kind: str = "svg",
 ) -> bytes:
     """Lines with bands.
@@ -142,9 +135,9 @@ def curves(
     longest = max(map(len, series), default=0)
     names_per_row = 3 if longest <= 14 else 2 if longest <= 28 else 1
     legend_rows = math.ceil(len(series) / names_per_row)
-    styles = zip(itertools.cycle(_COLORS), itertools.cycle(_MARKERS), strict=False)
-    with matplotlib.rc_context(_STYLE):
-        figure = Figure(figsize=(_WIDTH, 3.5 + 0.24 * legend_rows), layout="constrained")
+    styles = zip(itertools.cycle(COLORS), itertools.cycle(MARKERS), strict=False)
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(WIDTH, 3.5 + 0.24 * legend_rows), layout="constrained")
         axes = figure.subplots()
         for index, ((name, data), (color, marker)) in enumerate(
             zip(series.items(), styles, strict=False)
@@ -155,7 +148,7 @@ def curves(
                 x,
                 mean,
                 color=color,
-                linestyle="--" if name in dashed else _DASHES[index // len(_COLORS) % len(_DASHES)],
+                linestyle="--" if name in dashed else _DASHES[index // len(COLORS) % len(_DASHES)],
                 linewidth=1.8,
                 marker=marker,
                 markersize=5,
@@ -167,10 +160,9 @@ def curves(
             axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
         axes.set_xlabel(xlabel)
         axes.set_ylabel(ylabel)
-        axes.set_title(title)
         if series:
             figure.legend(loc="outside lower center", ncols=names_per_row)
-        return _render(figure, kind)
+        return render(figure, kind)
 
 
 def predictions(
@@ -183,27 +175,27 @@ def predictions(
       true: what the values are, with their unit; `predicted` likewise.
       kind: "svg" or "png".
     """
-    with matplotlib.rc_context(_STYLE):
-        figure = Figure(figsize=(_WIDTH, 5.0), layout="constrained")
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(WIDTH, 5.0), layout="constrained")
         axes = figure.subplots()
-        for (name, (x, y)), color in zip(groups.items(), itertools.cycle(_COLORS), strict=False):
+        for (name, (x, y)), color in zip(groups.items(), itertools.cycle(COLORS), strict=False):
             axes.scatter(x, y, s=12, color=color, alpha=0.5, linewidths=0, label=name)
         middle = float(np.mean(np.concatenate([np.ravel(x) for x, _ in groups.values()])))
         axes.axline((middle, middle), slope=1, color=BLACK, linewidth=1, linestyle=":", zorder=1)
         axes.set_xlabel(true)
         axes.set_ylabel(predicted)
         figure.legend(loc="outside lower center", ncols=min(len(groups), 3), markerscale=2)
-        return _render(figure, kind)
+        return render(figure, kind)
 
 
-def _histogram_row(row: Sequence, panels: Sequence[Panel], bins: int) -> bool:
+def _histogram_row(row: Sequence, panels: Sequence[Panel]) -> bool:
     """One layer: a panel per column, with shared axes. Tells whether a peak was cut off."""
     weights = [[_finite(part) for part in panel[:2]] for panel in panels]
     everything = np.concatenate([part for pair in weights for part in pair])
     low, high = np.quantile(everything, [0.001, 0.999]) if len(everything) else (0.0, 1.0)
     if low == high:
         low, high = low - 0.5, high + 0.5
-    edges = np.linspace(low, high, bins + 1)
+    edges = np.linspace(low, high, _BINS + 1)
     heights = [[_density(part, edges) for part in pair] for pair in weights]
     limit = _PEAK * max(float(original.max()) for original, _ in heights) or 1.0
     top = min(limit, max(float(part.max()) for pair in heights for part in pair) or 1.0)
@@ -264,7 +256,7 @@ def _box(axes, row: int, points: np.ndarray, color: str, rng: np.random.Generato
     axes.plot(points.mean(), row, "D", color="white", markeredgecolor=BLACK, markersize=5, zorder=4)
 
 
-def _render(figure: Figure, kind: str) -> bytes:
+def render(figure: Figure, kind: str) -> bytes:
     if kind not in ("svg", "png"):
         raise unknown("kind of picture", kind, ("svg", "png"))
     FigureCanvasAgg(figure)

@@ -103,7 +103,7 @@ def register(name: str, build: Build) -> None:
     """Add a sampler to those that are known by name, for the rest of the process.
 
     Args:
-      name: letters, digits and "_"; one that is taken is refused.
+      name: an identifier, as in Python; one that is taken is refused.
       build: `build(config: SamplersConfig, spec: WeightSpec | None) -> Sampler`.
 
     >>> hj.samplers.register("sharp", lambda config, spec: hj.samplers.joint(0.1))
@@ -111,7 +111,7 @@ def register(name: str, build: Build) -> None:
     True
     """
     if not name.isidentifier():
-        raise HyperJaxError(f"sampler {name!r}: expected letters, digits and '_' only")
+        raise HyperJaxError(f"sampler {name!r}: expected an identifier, as in Python")
     if name in _REGISTRY or name in _WRAPPERS:
         raise HyperJaxError(f"there is a sampler {name} already")
     _REGISTRY[name] = build

@@ -134,7 +134,7 @@ def tanh_bound(anchors: Array) -> float:
     """The largest absolute value that a latent may have: 1 if no anchor has a larger one.
 
     This is the range of the tanh bottleneck; the decoder has seen nothing beyond. Anchors that
-    leave it (autoencoder.tanh=False) show that there is no such range: infinity.
+    leave it (architecture.tanh=False) show that there is no such range: infinity.
     """
     return 1.0 if np.abs(anchors).max() <= 1 else np.inf
 

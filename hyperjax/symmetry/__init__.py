@@ -12,15 +12,3 @@ from hyperjax.symmetry.group import (
     scale_symmetric,
     sign_symmetric,
 )
-
-__all__ = [
-    "Transform",
-    "apply",
-    "compose",
-    "identity",
-    "input_blocks",
-    "invert",
-    "random_transform",
-    "scale_symmetric",
-    "sign_symmetric",
-]

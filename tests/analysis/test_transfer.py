@@ -9,7 +9,7 @@ import pytest
 from scipy.special import softmax
 
 from hyperjax import population, weights
-from hyperjax.analysis import conditioning, convergence, ensembles
+from hyperjax.analysis import comparisons, ensembles, reconstruction
 from hyperjax.app import populations
 from hyperjax.app.context import Context, Target, read_config
 from hyperjax.app.run import Run
@@ -94,8 +94,8 @@ def test_distances_between_originals_and_reconstructions():
     other = original.copy()
     other[:, 1] *= -2  # the same line, the other way, twice as far
     accuracy = RNG.random((3, 2))
-    zoos = {convergence.ORIGINAL: as_zoo(original, accuracy), "b": as_zoo(other, accuracy / 2)}
-    result = convergence.compare(zoos)
+    zoos = {comparisons.ORIGINAL: as_zoo(original, accuracy), "b": as_zoo(other, accuracy / 2)}
+    result = comparisons.convergence(zoos)
     np.testing.assert_allclose(result.distance["b"][0], 0)
     norms = np.linalg.norm(original[:, 1], axis=1)
     np.testing.assert_allclose(result.distance["b"][1], 3 * norms)
@@ -106,7 +106,7 @@ def test_distances_between_originals_and_reconstructions():
 def test_noise_as_large_as_the_reconstructions_error():
     vectors = RNG.normal(size=(4, 500))
     reconstructed = vectors + RNG.normal(size=(4, 500)) * np.arange(4)[:, None]
-    noisy = convergence.with_noise(vectors, reconstructed, jax.random.key(0))
+    noisy = comparisons.with_noise(vectors, reconstructed, jax.random.key(0))
     errors = [np.linalg.norm(x - vectors, axis=1) for x in (noisy, reconstructed)]
     np.testing.assert_allclose(*errors, rtol=1e-5)
     directions = (noisy - vectors)[1:], (reconstructed - vectors)[1:]
@@ -126,7 +126,7 @@ def test_an_autoencoder_that_knows_its_mean_alone(small_task, networks):
     ones = np.ones(len(SPEC.layers), np.float32)
     mean = networks[:3].mean(0)
     model = HyperRep(config, SPEC, params, Statistics(mean, ones, ones), networks[0])
-    result = conditioning.condition(
+    result = reconstruction.condition(
         model, networks[3:], networks[:3], small_task,
         ensemble_size=2, draws=4, seed=0,
     )  # fmt: skip
@@ -160,8 +160,8 @@ def test_unseen_networks_of_another_activation(monkeypatch):
         seen.append(vectors)
         return vectors
 
-    monkeypatch.setattr(conditioning.hyperrep, "reconstruct", reconstruct)
-    result = conditioning.condition(
+    monkeypatch.setattr(reconstruction.hyperrep, "reconstruct", reconstruct)
+    result = reconstruction.condition(
         model, unseen[1:], unseen[:1], gelu, ensemble_size=9, draws=2, seed=0
     )
     assert result.ensemble_size == 1  # as many models as both populations have

@@ -5,7 +5,7 @@ import jax
 import pytest
 
 from hyperjax import cost
-from hyperjax.app import machine, plan
+from hyperjax.app import plan
 from hyperjax.app.context import read_config
 from hyperjax.app.progress import console
 from hyperjax.config import Config
@@ -89,7 +89,7 @@ def test_a_small_autoencoder_is_on_several_devices_and_needs_the_memory_of_all(
 
 def test_the_table_is_printed(tmp_path, monkeypatch):
     # all virtual devices of a host together have the rate of one, whose products use all cores
-    monkeypatch.setattr(machine, "matmul_rate", lambda device: 1e12)
+    monkeypatch.setattr(plan, "matmul_rate", lambda device: 1e12)
     stages = [plan.Stage("zoo", 2.3e15, 1e6, 4, "zoo.chunk_size", 5e8)]
     with console.capture() as capture:
         plan.announce(stages, tmp_path, jax.devices())
@@ -101,9 +101,9 @@ def test_the_table_is_printed(tmp_path, monkeypatch):
 
 def test_machine(tmp_path):
     device = jax.devices()[0]
-    assert 10**8 < machine.free_memory(device) < 10**14
-    assert machine.free_disk(tmp_path / "not" / "there") > 10**6
-    assert 10**8 < machine.matmul_rate(device, size=64, seconds=0.01) < 10**15
+    assert 10**8 < plan.free_memory(device) < 10**14
+    assert plan.free_disk(tmp_path / "not" / "there") > 10**6
+    assert 10**8 < plan.matmul_rate(device, size=64, seconds=0.01) < 10**15
 
 
 def test_members_together_follow_the_memory(monkeypatch):

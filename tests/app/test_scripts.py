@@ -63,9 +63,14 @@ def same_results(one: Path, other: Path, log_tolerance: float = 0) -> None:
     for name in ("lwln", "no_lwln", "vae"):
         files = [folder / "hyperrep" / f"{name}.safetensors" for folder in (one, other)]
         (a, info_a), (b, info_b) = map(hyperrep_file.read, files)
+        # the step that is kept of the other two is the first: no gradient, no sum over devices
+        close = log_tolerance if name == "vae" else 0
+        if close:
+            assert info_a.pop("digest") != "" != info_b.pop("digest")
+            info_b = {k: pytest.approx(v, rel=close, abs=close) for k, v in info_b.items()}
         assert info_a == info_b
         for leaf_a, leaf_b in zip(leaves(a.params), leaves(b.params), strict=True):
-            np.testing.assert_array_equal(leaf_a, leaf_b)
+            np.testing.assert_allclose(leaf_a, leaf_b, rtol=close, atol=close)
     logs = [(folder / "metrics.jsonl").read_text().splitlines() for folder in (one, other)]
     if not log_tolerance:
         assert logs[0] == logs[1]

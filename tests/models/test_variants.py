@@ -11,7 +11,7 @@ from scipy.signal import correlate
 from hyperjax import population, symmetry, weights
 from hyperjax.config import EvaluationConfig, TrainingConfig
 from hyperjax.errors import HyperJaxError
-from hyperjax.models import transplant, variants
+from hyperjax.models import variants
 from hyperjax.models.cnn import ZooCNN, zoo_cnn_spec
 from hyperjax.models.variants import VARIANTS
 from hyperjax.population import engine as engines
@@ -183,17 +183,17 @@ def test_layers_without_bias():
 
 def test_rules_are_those_of_the_configuration():
     (field,) = (f for f in dataclasses.fields(EvaluationConfig) if f.name == "assign")
-    assert set(field.metadata["choices"]) == set(transplant.RULES)
+    assert set(field.metadata["choices"]) == set(variants.RULES)
 
 
-@pytest.mark.parametrize("rule", transplant.RULES)
+@pytest.mark.parametrize("rule", variants.RULES)
 def test_the_residual_network_is_the_zoo_cnn_if_its_skips_are_silent(rule):
     spec, zoo = spec_of("res_skip", activation="gelu"), zoo_cnn_spec(1, "gelu")
     vectors, random = random_vectors(zoo, 2), random_vectors(spec, 2, seed=1)
     images = np.random.default_rng(2).normal(size=(3, 28, 28, 1)).astype(np.float32)
-    assigned = transplant.assign(rule, zoo, spec, vectors, random)
+    assigned = variants.assign(rule, zoo, spec, vectors, random)
     np.testing.assert_array_equal(assigned[:, 2464:], random[:, 2464:])
-    silent = transplant.assign(rule, zoo, spec, vectors, np.zeros_like(random))
+    silent = variants.assign(rule, zoo, spec, vectors, np.zeros_like(random))
     for vector, old in zip(silent, vectors, strict=True):
         ours = forward(variants.ResSkipCNN("gelu"), spec, vector, images)
         theirs = forward(ZooCNN("gelu"), zoo, old, images)
@@ -202,7 +202,7 @@ def test_the_residual_network_is_the_zoo_cnn_if_its_skips_are_silent(rule):
 
 def test_refill_is_in_order():
     vectors = random_vectors(ZOO, 2)
-    filled = transplant.assign("refill", ZOO, FOUR, vectors, random_vectors(FOUR, 2, seed=1))
+    filled = variants.assign("refill", ZOO, FOUR, vectors, random_vectors(FOUR, 2, seed=1))
     np.testing.assert_array_equal(filled, vectors)
     assert not np.shares_memory(filled, vectors)
     state = state_of(FOUR, filled[1])
@@ -214,7 +214,7 @@ def test_refill_is_in_order():
 def transplanted(channels=1, count=2):
     zoo, four = zoo_cnn_spec(channels, "tanh"), variants.four_conv_spec(channels)
     vectors, random = random_vectors(zoo, count), random_vectors(four, count, seed=1)
-    found = transplant.assign("transplant", zoo, four, vectors, random)
+    found = variants.assign("transplant", zoo, four, vectors, random)
     states = [[state_of(spec, row) for row in rows]
               for spec, rows in ((zoo, vectors), (four, random), (four, found))]  # fmt: skip
     return list(zip(*states, strict=True))
@@ -248,15 +248,15 @@ def test_transplant_keeps_the_function_where_it_can():
     """Maps that do not vary in space, and neurons that do not count: only tanh stands between."""
     images = np.random.default_rng(3).normal(size=(5, 1, 1, 1)) * np.ones((1, 28, 28, 1))
     zoo = random_vectors(ZOO, 1)
-    parts = transplant._split(ZOO, zoo)
+    parts = variants._split(ZOO, zoo)
     parts["conv2"][1][:] = parts["conv3"][1][:] = 0  # biases without a place
     parts["conv3"][0][:, :, [1, 4]] = parts["fc2"][0][:, :, [0, 19]] = 0
     parts["conv3"][0][:] *= 0.02  # where tanh is linear
-    four = transplant.assign("transplant", ZOO, FOUR, zoo, random_vectors(FOUR, 1, seed=1))
+    four = variants.assign("transplant", ZOO, FOUR, zoo, random_vectors(FOUR, 1, seed=1))
     ours = forward(variants.FourConvCNN(), FOUR, four[0], images.astype(np.float32))
     theirs = forward(ZooCNN(), ZOO, zoo[0], images.astype(np.float32))
     np.testing.assert_allclose(ours, theirs, atol=2e-3)
-    shuffled = transplant.shuffle(0, FOUR, four)
+    shuffled = variants.shuffle(0, FOUR, four)
     other = forward(variants.FourConvCNN(), FOUR, shuffled[0], images.astype(np.float32))
     assert np.abs(other - theirs).max() > 0.1
 
@@ -264,17 +264,17 @@ def test_transplant_keeps_the_function_where_it_can():
 def test_assignment_refuses():
     vectors, random = random_vectors(ZOO, 2), random_vectors(FOUR, 2)
     with pytest.raises(HyperJaxError, match=r"'copy'.*refill, transplant"):
-        transplant.assign("copy", ZOO, FOUR, vectors, random)
+        variants.assign("copy", ZOO, FOUR, vectors, random)
     other = WeightSpec((LayerSpec("fc", "dense", (10, 784)),), "tanh")
     with pytest.raises(HyperJaxError, match=r"no rule assigns weights of conv1.* to fc"):
-        transplant.assign("refill", ZOO, other, vectors, random)
+        variants.assign("refill", ZOO, other, vectors, random)
     with pytest.raises(HyperJaxError, match="refill needs equal numbers of parameters"):
-        transplant.assign("refill", ZOO, variants.four_conv_spec(3), vectors, random)
+        variants.assign("refill", ZOO, variants.four_conv_spec(3), vectors, random)
 
 
 def test_shuffling_keeps_every_layers_values():
     vectors = random_vectors(FOUR, 3)
-    shuffled = transplant.shuffle(0, FOUR, vectors)
+    shuffled = variants.shuffle(0, FOUR, vectors)
     for before, after in zip(vectors, shuffled, strict=True):
         for old, new in zip(state_of(FOUR, before).values(), state_of(FOUR, after).values(),
                             strict=True):  # fmt: skip
@@ -285,8 +285,8 @@ def test_shuffling_keeps_every_layers_values():
     moves = [np.argsort(row[208:1008])[np.argsort(np.argsort(v[208:1008]))]
              for row, v in zip(shuffled, vectors, strict=True)]  # fmt: skip
     assert not np.array_equal(moves[0], moves[1])  # each network in its own way
-    np.testing.assert_array_equal(transplant.shuffle(0, FOUR, vectors), shuffled)
-    assert (transplant.shuffle(1, FOUR, vectors) != shuffled).any()
+    np.testing.assert_array_equal(variants.shuffle(0, FOUR, vectors), shuffled)
+    assert (variants.shuffle(1, FOUR, vectors) != shuffled).any()
 
 
 # --- populations --------------------------------------------------------------------------

@@ -13,7 +13,7 @@ from sklearn.decomposition import PCA
 
 from hyperjax import config as config_lib
 from hyperjax import hyperrep
-from hyperjax.analysis import posterior
+from hyperjax.analysis import reconstruction as analysis
 from hyperjax.app import run
 from hyperjax.config import (
     ArchitectureConfig,
@@ -305,16 +305,16 @@ def test_the_penalty_has_its_weight_from_the_first_step(random_model):
 def test_too_much_noise_collapses_the_posterior(random_model):
     trainer = hyperrep.make_trainer(changed(VAE, loss={"kl": 100.0}), SPEC, ONE_DEVICE)
     state = state_at(random_model, 0)
-    assert hyperrep.bound(random_model, VECTORS, KEY).nats.min() > 10 * posterior.INACTIVE
+    assert hyperrep.bound(random_model, VECTORS, KEY).nats.min() > 10 * analysis.INACTIVE
     state, _ = hyperrep.train_steps(trainer, state, VECTORS, STATS, jnp.int32(200))
     model = model_of(trainer.config, state)
-    assert hyperrep.bound(model, VECTORS, KEY).nats.max() < posterior.INACTIVE
+    assert hyperrep.bound(model, VECTORS, KEY).nats.max() < analysis.INACTIVE
 
 
 def test_latents_of_a_split():
     """Variance and share of inactive latents, of the closed form on its own train vectors."""
     _, state = started(LINEAR)
-    result = posterior.latents(model_of(LINEAR, state), VECTORS, KEY)
+    result = analysis.latents(model_of(LINEAR, state), VECTORS, KEY)
     eigenvalues = PCA(6).fit((VECTORS - VECTORS.mean(0)) / UNITS).explained_variance_ * 0.99
     expected = np.where(eigenvalues > 0.2, np.log(eigenvalues / 0.2) / 2, 0)
     np.testing.assert_allclose(result.nats, expected, atol=2e-3)
