@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from hyperjax.app import cli
+
 ROOT = Path(__file__).parents[2]
 SCRIPT = """
 from hyperjax.app import cli
@@ -59,3 +61,15 @@ def test_a_run_goes_on_where_nothing_can_be_kept(tmp_path):
     off = {"XDG_CACHE_HOME": str(tmp_path / "off"), "JAX_ENABLE_COMPILATION_CACHE": "false"}
     assert compiled(**off) == ("None", False)
     assert not (tmp_path / "off").exists()
+
+
+def test_what_was_used_longest_ago_is_forgotten(tmp_path, monkeypatch):
+    """Three programs of 10 bytes where 25 are kept: the oldest goes, whatever its name."""
+    monkeypatch.setattr(cli, "_MOST_COMPILED_BYTES", 25)
+    for name, age in (("b", 300), ("a", 200), ("c", 100)):
+        path = tmp_path / name
+        path.write_bytes(bytes(10))
+        os.utime(path, times=(path.stat().st_mtime - age,) * 2)
+    cli._forget_oldest(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "c"]
+    cli._forget_oldest(tmp_path / "missing")
