@@ -93,7 +93,7 @@ def outside(tmp_path_factory):
 def call(folder: Path, program: str, *arguments: str) -> subprocess.CompletedProcess:
     """Run a program of the environment in its folder, which is not the repository."""
     command = [str(folder / "env" / "bin" / program), *arguments]
-    environ = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"} | {
+    environ = os.environ | {
         "JAX_ENABLE_COMPILATION_CACHE": "true",
         "JAX_COMPILATION_CACHE_DIR": str(folder / "compiled"),
         "JAX_NUM_CPU_DEVICES": "2",

@@ -164,7 +164,7 @@ def test_settings_that_make_no_sense_are_refused(field, value):
 
 
 def test_baselines_are_dashed_and_zero_has_a_place_on_the_logarithmic_axis(monkeypatch):
-    monkeypatch.setattr(plots, "_render", lambda figure, kind: figure)
+    monkeypatch.setattr(plots, "render", lambda figure, kind: figure)
     x, y = np.array([0, 0.01, 0.1, 1.0]), np.arange(4.0)
     series = {name: (x, y, y - 1, y + 1) for name in ("ours", "baseline")}
     figure = plots.curves(series, "x", "y", dashed=["baseline"], linear_below=0.01)

@@ -117,7 +117,7 @@ def test_layer_statistics_by_hand():
 def test_picture_of_predictions(monkeypatch):
     groups = {"early": (RNG.normal(size=9), RNG.normal(size=9)), "late": ([1.0], [2.0])}
     assert plots.predictions(groups, "true", "predicted", kind="png").startswith(b"\x89PNG")
-    monkeypatch.setattr(plots, "_render", lambda figure, kind: figure)
+    monkeypatch.setattr(plots, "render", lambda figure, kind: figure)
     figure = plots.predictions(groups, "true", "predicted")
     (axes,), (legend,) = figure.axes, figure.legends
     assert [text.get_text() for text in legend.get_texts()] == list(groups)
