@@ -36,7 +36,7 @@ lint: install ## check style and format
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-bench: install ## run every benchmark
+bench: install ## run every benchmark, after `make demo`
 	@set -e; for script in $(BENCHMARKS); do echo "== $$script"; $(BIN)/python $$script; done
 
 clean: ## remove the environment and all caches; runs/ stays

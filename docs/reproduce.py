@@ -71,20 +71,19 @@ noisy ones return, reconstructions stay other networks.
 
 ## `tab2`: transfer, with figure 7
 Fine-tuned on another data set with its hyper-parameters. B_F are members of the source zoo, B_T are
-trained on the target. Between digits and MNIST, members and replays of them start best; between
-MNIST and Fashion-MNIST hardly more is carried over than an initialisation.
+trained on the target. Members, and replays of them, start best.
 @accuracy_*: population|epoch (0|1|5|25|50)[ ]
 
 ## `tab3`: unseen zoos
 Models of another zoo through the autoencoder, on their own images. Below them stands a control that
 the paper lacks: the autoencoder's own models on those images. What is decoded from unseen models is
-nowhere much better than that, and between digits and MNIST far worse.
+no better than that.
 @conditioning: models|number|one|best|ensemble|R²
 
 ## `tab4`: unseen architectures
 Weights of the zoo's CNN as the start of 3-conv + res-skip, 4-conv and 4-conv + id.-skip. `shuffled`
-keeps their scale alone; `refill` fills parameters in order. From digits to MNIST generated weights
-are ahead of that after an epoch; to and from Fashion-MNIST shuffled ones do as well.
+keeps their scale alone; `refill` fills parameters in order. After an epoch generated weights
+are ahead of both; with a res-skip, within the spread.
 @res_skip: initial|epoch
 @four_conv: initial|epoch
 @four_conv_skip: initial|epoch
