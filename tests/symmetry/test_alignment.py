@@ -91,13 +91,19 @@ def test_align_recovers_noisy_copies(spec, seed):
 @specs()
 @examples
 @hypothesis.given(seed=seeds)
+@hypothesis.example(seed=938199)  # of these, a gelu network begins from where it was
 def test_unrelated_networks_come_closer_whatever_their_disguise(spec, seed):
     vectors, reference = random_vectors(spec, seed, COUNT), random_vectors(spec, seed + 1)
     vectors, reference = balanced(spec, vectors), balanced(spec, reference[None])[0]
     aligned, _ = alignment.align(spec, vectors, reference)
     assert np.all(distances(aligned, reference) < distances(vectors, reference))
-    again, _ = alignment.align(spec, disguise(spec, vectors, seed), reference)
-    np.testing.assert_allclose(again, aligned, rtol=1e-3, atol=1e-4)
+    disguised = disguise(spec, vectors, seed)
+    again, _ = alignment.align(spec, disguised, reference)
+    # Where the fresh start leads farther away than a network was, it begins from where it was.
+    starts = balanced(spec, disguised), vectors
+    ends = np.maximum(distances(again, reference), distances(aligned, reference))
+    fresh = ends < np.min([distances(start, reference) for start in starts], axis=0)
+    np.testing.assert_allclose(again[fresh], aligned[fresh], rtol=1e-3, atol=1e-4)
 
 
 def test_networks_never_move_away():
