@@ -1,10 +1,12 @@
 """A few small images, and how networks are trained on them."""
 
+import jax
 import numpy as np
 
 from hyperjax import population
 from hyperjax.config import TrainingConfig
 from hyperjax.models.cnn import zoo_cnn_spec
+from hyperjax.population.evaluation import Task
 from hyperjax.types import Images
 
 SPEC = zoo_cnn_spec(1, "tanh")
@@ -29,3 +31,10 @@ TRAIN, TEST = random_images(23), random_images(40, seed=1)  # 40: two batches of
 
 def make_engine(**kwargs):
     return population.make_engine(SPEC, TRAINING, init=INIT, **kwargs)
+
+
+def random_task(count, spec=SPEC, **kwargs):
+    """The same `count` random images for training, validation and test, on one device."""
+    engine = population.make_engine(spec, TrainingConfig(), devices=jax.devices()[:1], **kwargs)
+    images = population.place_images(engine, random_images(count))
+    return Task(engine, images, images, images)

@@ -12,7 +12,7 @@ import numpy as np
 
 from hyperjax import config as config_lib
 from hyperjax import zoo
-from hyperjax.config import AutoencoderConfig, Config, override
+from hyperjax.config import VARIANTS, AutoencoderConfig, Config, override
 from hyperjax.data.images import ImageData, load_images
 from hyperjax.errors import HyperJaxError, unknown
 from hyperjax.hyperrep import HyperRep, weight_data
@@ -133,6 +133,9 @@ class HyperReps(Mapping[str, HyperRep]):
     def __len__(self) -> int:
         return len(variants(self._run.config))
 
+    def __contains__(self, name: object) -> bool:  # Mapping's own would read the file
+        return name in variants(self._run.config)
+
     def __getitem__(self, name: str) -> HyperRep:
         return self._load(name)[0]
 
@@ -141,19 +144,16 @@ class HyperReps(Mapping[str, HyperRep]):
 
     def _load(self, name: str) -> tuple[HyperRep, dict[str, Any]]:
         if name not in self._read:
-            if name not in (LWLN, NO_LWLN, VAE):
+            if name not in VARIANTS:
                 raise unknown("hyper-representation", name, self)
-            path = workdir.hyperrep_path(self._run.folder, name)
-            config = dataclasses.replace(
-                self._run.config.autoencoder, variants=(LWLN, NO_LWLN, VAE)
-            )
+            config, folder = self._run.config, self._run.folder
+            path = workdir.hyperrep_path(folder, name)
             if not path.exists():
-                asked = name in variants(self._run.config)
-                change = "" if asked else f" and --config.autoencoder.variants=('{name}',)"
-                raise workdir.unfinished(self._run.folder, path, change)
-            variant = variants(dataclasses.replace(self._run.config, autoencoder=config))[name]
-            spec = zoo_file.read(workdir.zoo_path(self._run.folder)).spec
-            hyperrep, info = read_checked(path, variant, spec)
+                change = f" and --config.autoencoder.variants=('{name}',)"
+                raise workdir.unfinished(folder, path, "" if name in self else change)
+            possible = variants(override(config, {"autoencoder.variants": VARIANTS}))
+            spec = zoo_file.read(workdir.zoo_path(folder)).spec
+            hyperrep, info = read_checked(path, possible[name], spec)
             self._read[name] = jax.device_put(hyperrep), info
         return self._read[name]
 

@@ -6,15 +6,13 @@ import flax.linen as nn
 import jax
 import numpy as np
 import pytest
+from population_cases import random_task
 
-from hyperjax import population, symmetry
+from hyperjax import symmetry
 from hyperjax.analysis import comparisons
 from hyperjax.analysis.statistics import compare_all, summarize
-from hyperjax.config import TrainingConfig
 from hyperjax.population import evaluation
-from hyperjax.population.evaluation import Task
 from hyperjax.symmetry import nearest
-from hyperjax.types import Images
 from hyperjax.weights import LayerSpec, WeightSpec
 from hyperjax.zoo import Zoo
 
@@ -58,13 +56,7 @@ def as_zoo(vectors, accuracy, epochs=(0,)):
 
 @pytest.fixture(scope="module")
 def task():
-    engine = population.make_engine(
-        SPEC, TrainingConfig(), devices=jax.devices()[:1], model=SmallNet
-    )
-    pixels = RNG.integers(0, 256, (20, 28, 28, 1), np.uint8)
-    images = Images(pixels, RNG.integers(0, 10, 20), [0.5], [0.3])
-    images = population.place_images(engine, images)
-    return Task(engine, images, images, images)
+    return random_task(20, SPEC, model=SmallNet)
 
 
 @pytest.fixture(scope="module")

@@ -5,25 +5,23 @@ import dataclasses
 import jax
 import numpy as np
 import pytest
+from population_cases import random_task
 
 from hyperjax import config as config_lib
-from hyperjax import hyperrep, population
+from hyperjax import hyperrep
 from hyperjax.analysis import lines
 from hyperjax.config import (
     ArchitectureConfig,
     AutoencoderConfig,
     Config,
     OptimizationConfig,
-    TrainingConfig,
 )
 from hyperjax.errors import HyperJaxError
 from hyperjax.hyperrep import HyperRep, losses
 from hyperjax.models.cnn import zoo_cnn_spec
 from hyperjax.paper import fig3 as task
 from hyperjax.population import evaluation
-from hyperjax.population.evaluation import Task
 from hyperjax.report import plots
-from hyperjax.types import Images
 
 SPEC = zoo_cnn_spec(1, "tanh")
 TINY = AutoencoderConfig(
@@ -41,11 +39,7 @@ LEVELS = (0.0, 0.1, 1.0)
 
 @pytest.fixture(scope="module")
 def small_task():
-    engine = population.make_engine(SPEC, TrainingConfig(batch_size=8), devices=jax.devices()[:1])
-    pixels = RNG.integers(0, 256, (50, 28, 28, 1), np.uint8)
-    images = Images(pixels, RNG.integers(0, 10, 50), [0.5], [0.3])
-    images = population.place_images(engine, images)
-    return Task(engine, images, images, images)
+    return random_task(50)
 
 
 @pytest.fixture(scope="module")

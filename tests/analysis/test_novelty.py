@@ -5,18 +5,16 @@ import itertools
 import jax
 import numpy as np
 import pytest
+from population_cases import random_task
 
-from hyperjax import population, symmetry
+from hyperjax import symmetry
 from hyperjax.analysis import metrics, novelty
 from hyperjax.analysis.novelty import Audit, Novelty
-from hyperjax.config import TrainingConfig
 from hyperjax.errors import HyperJaxError
 from hyperjax.models.cnn import zoo_cnn_spec
 from hyperjax.paper import audit_novelty as task
 from hyperjax.population import evaluation
-from hyperjax.population.evaluation import Task
 from hyperjax.symmetry import nearest
-from hyperjax.types import Images
 
 SPEC = zoo_cnn_spec(1, "tanh")
 RNG = np.random.default_rng(0)
@@ -128,11 +126,7 @@ def test_shares():
 
 @pytest.fixture(scope="module")
 def small_task():
-    engine = population.make_engine(SPEC, TrainingConfig(), devices=jax.devices()[:1])
-    pixels = RNG.integers(0, 256, (30, 28, 28, 1), np.uint8)
-    images = Images(pixels, RNG.integers(0, 10, 30), [0.5], [0.3])
-    images = population.place_images(engine, images)
-    return Task(engine, images, images, images)
+    return random_task(30)
 
 
 @pytest.fixture(scope="module")

@@ -6,9 +6,10 @@ from types import SimpleNamespace
 import jax
 import numpy as np
 import pytest
+from population_cases import random_task
 from scipy.special import softmax
 
-from hyperjax import population, weights
+from hyperjax import weights
 from hyperjax.analysis import comparisons, ensembles, reconstruction
 from hyperjax.app import populations
 from hyperjax.app.context import Context, Target, read_config
@@ -17,7 +18,6 @@ from hyperjax.config import (
     ArchitectureConfig,
     AutoencoderConfig,
     Config,
-    TrainingConfig,
     WeightDataConfig,
 )
 from hyperjax.errors import HyperJaxError
@@ -26,9 +26,7 @@ from hyperjax.models.autoencoder import Autoencoder
 from hyperjax.models.cnn import init_vector, zoo_cnn_spec
 from hyperjax.population import engine as engines
 from hyperjax.population import evaluation
-from hyperjax.population.evaluation import Task
 from hyperjax.store import zoo_file
-from hyperjax.types import Images
 from hyperjax.zoo import Zoo
 
 SPEC = zoo_cnn_spec(1, "tanh")
@@ -37,11 +35,7 @@ RNG = np.random.default_rng(0)
 
 @pytest.fixture(scope="module")
 def small_task():
-    engine = population.make_engine(SPEC, TrainingConfig(), devices=jax.devices()[:1])
-    pixels = RNG.integers(0, 256, (20, 28, 28, 1), np.uint8)
-    images = Images(pixels, RNG.integers(0, 10, 20), [0.5], [0.3])
-    images = population.place_images(engine, images)
-    return Task(engine, images, images, images)
+    return random_task(20)
 
 
 @pytest.fixture(scope="module")
@@ -141,15 +135,9 @@ def test_an_autoencoder_that_knows_its_mean_alone(small_task, networks):
 def test_unseen_networks_of_another_activation(monkeypatch):
     """They are aligned by their own symmetries: gelu has no signs to flip, so that a perfect
     autoencoder keeps their accuracy, and far more than the alignment of a tanh zoo would."""
-    engine = population.make_engine(
-        zoo_cnn_spec(1, "gelu"), TrainingConfig(), devices=jax.devices()[:1]
-    )
-    pixels = RNG.integers(0, 256, (200, 28, 28, 1), np.uint8)
-    images = Images(pixels, RNG.integers(0, 10, 200), [0.5], [0.3])
-    images = population.place_images(engine, images)
-    gelu = Task(engine, images, images, images)
+    gelu = random_task(200, zoo_cnn_spec(1, "gelu"))
     keys = jax.random.split(jax.random.key(2), 4)
-    unseen = np.stack([init_vector(engine.spec, "kaiming_uniform", key) for key in keys])
+    unseen = np.stack([init_vector(gelu.engine.spec, "kaiming_uniform", key) for key in keys])
     ones = np.ones(len(SPEC.layers), np.float32)
     config = AutoencoderConfig(data=WeightDataConfig(align=True))
     model = HyperRep(config, SPEC, {}, Statistics(unseen[0], ones, ones), unseen[0])

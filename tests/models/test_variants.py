@@ -48,6 +48,7 @@ def state_of(spec, vector):
 
 def conv(state, name, x):
     kernel, bias = state[name]
+    x = x.astype(np.float64)  # as the kernel: SciPy would cast memory that it has not written
     out = np.stack([correlate(x, filter_, mode="valid")[0] for filter_ in kernel])
     return out + (bias[:, None, None] if len(bias) else 0)
 

@@ -352,6 +352,7 @@ def test_the_vae_of_a_workdir(tmp_path):
     for made, change in ((config, r"variants=\('vae',\) to"), (asked, "--workdir to complete")):
         with pytest.raises(HyperJaxError, match=message + change):
             run.Run(tmp_path, made).hyperreps["vae"]
+        assert ("vae" in run.Run(tmp_path, made).hyperreps) == (made is asked)
     model = model_of(VAE, started(VAE)[1])
     hyperrep_file.write(workdir.hyperrep_path(tmp_path, "vae"), model, {"best_step": 3})
     members = Zoo(SPEC, VECTORS[:3, None], np.array([0]), np.arange(3), {})

@@ -6,7 +6,6 @@ import matplotlib
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from PIL import Image
 
 from hyperjax.errors import HyperJaxError
@@ -35,17 +34,6 @@ CALLS = {
     ),
     "curves": lambda **kw: plots.curves({"a": curve(0), "b": curve(3)}, "epoch", "accuracy", **kw),
 }
-
-
-@pytest.fixture
-def as_figure(monkeypatch):
-    """Have the functions return the figure, laid out, instead of its picture."""
-
-    def draw(figure, kind):
-        FigureCanvasAgg(figure).draw()
-        return figure
-
-    monkeypatch.setattr(plots, "render", draw)
 
 
 @pytest.mark.parametrize("name", CALLS)

@@ -7,10 +7,9 @@ from xml.etree import ElementTree
 import matplotlib
 import numpy as np
 import pytest
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from PIL import Image
 
-from hyperjax.report import plots, scatter
+from hyperjax.report import scatter
 
 RNG = np.random.default_rng(0)
 BOX = (0.0, 0.0, 300.0, 200.0)
@@ -30,17 +29,6 @@ CALLS = {
     "panels": lambda **kw: scatter.panels({f"g{i}": xy(4) for i in range(5)}, ("rest", xy(9)),
                                           "x", "y", **kw),
 }  # fmt: skip
-
-
-@pytest.fixture
-def as_figure(monkeypatch):
-    """Have the functions return the figure, laid out, instead of its picture."""
-
-    def draw(figure, kind):
-        FigureCanvasAgg(figure).draw()
-        return figure
-
-    monkeypatch.setattr(plots, "render", draw)
 
 
 @pytest.mark.parametrize("name", CALLS)
