@@ -14,8 +14,10 @@ from hyperjax.config import (
     AugmentConfig,
     AutoencoderConfig,
     Config,
+    DenoiserConfig,
     EvaluationConfig,
     GanConfig,
+    GraphConfig,
     LossConfig,
     OptimizationConfig,
     SamplersConfig,
@@ -39,6 +41,23 @@ SMALL_AUTOENCODER = AutoencoderConfig(
         eval_every=50, eval_models=50,
     ),
 )  # fmt: skip
+
+# Minutes on two CPU cores. More members bear more steps and width: `large_denoiser`.
+SMALL_DENOISER = DenoiserConfig(
+    training=OptimizationConfig(
+        optimizer="muon", steps=1000, batch_size=64, learning_rate=8e-3, weight_decay=1e-2,
+        warmup_steps=100, eval_every=100,
+    ),
+)  # fmt: skip
+LARGE_DENOISER = dataclasses.replace(
+    SMALL_DENOISER,
+    graph=GraphConfig(edge_dim=96, edge_hidden=192),
+    snapshots=3,
+    average=0.9995,
+    training=dataclasses.replace(
+        SMALL_DENOISER.training, steps=14_000, warmup_steps=200, eval_every=250
+    ),
+)
 
 # The paper's, as far as it is known: sizes and optimiser from the code of its predecessor on the
 # same zoo (its own configuration is not public), losses and augmentation from its published code.
@@ -70,6 +89,19 @@ def small_zoo(members: int, activation: str) -> ZooConfig:
     )  # fmt: skip
 
 
+def large(config: Config, members: int) -> Config:
+    """A scale of thousands of members, a twentieth of them held out, and a denoiser."""
+    snapshots = tuple(sorted({0, 1, 5, 15, *config.autoencoder.data.epochs_seen}))
+    zoo = dataclasses.replace(
+        config.zoo, num_members=members, split=(0.95, 0.025, 0.025), snapshots=snapshots
+    )
+    autoencoder = dataclasses.replace(config.autoencoder, variants=())
+    evaluation = dataclasses.replace(config.evaluation, num_samples=200)
+    return dataclasses.replace(
+        config, zoo=zoo, autoencoder=autoencoder, denoiser=LARGE_DENOISER, evaluation=evaluation
+    )
+
+
 def at_scale(scale: str, scales: Mapping[str, Config]) -> ConfigDict:
     """The configuration of a scale, "smoke" included, as a tree that flags can override."""
     known = {**scales, "smoke": smoke(scales["small"])}
@@ -97,6 +129,16 @@ def smoke(config: Config) -> Config:
                 eval_every=10, eval_models=4,
             ),
             variants=("no_lwln", "vae"),
+        ),
+        denoiser=DenoiserConfig(
+            graph=GraphConfig(
+                edge_dim=8, edge_hidden=8, node_dim=8, node_hidden=8, heads=2, rounds=1,
+                condition_dim=8,
+            ),
+            folds=2,
+            training=dataclasses.replace(
+                SMALL_DENOISER.training, steps=0, batch_size=8, warmup_steps=2, eval_every=3
+            ),
         ),
         samplers=SamplersConfig(pca_components=4, gan=GanConfig(hidden=16, steps=50)),
         evaluation=EvaluationConfig(

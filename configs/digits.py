@@ -21,10 +21,12 @@ SMALL = Config(
     num_val=200,
     zoo=common.small_zoo(200, "tanh"),
     autoencoder=common.SMALL_AUTOENCODER,
+    denoiser=common.SMALL_DENOISER,
     evaluation=EvaluationConfig(num_samples=40, epochs=(0, 1, 5), pairs=100, unseen_models=15),
 )
+LARGE = common.large(SMALL, 4000)
 PAPER = dataclasses.replace(SMALL, autoencoder=common.PAPER_AUTOENCODER)
 
 
 def get_config(scale: str = "small"):
-    return common.at_scale(scale, {"small": SMALL, "paper": PAPER})
+    return common.at_scale(scale, {"small": SMALL, "large": LARGE, "paper": PAPER})

@@ -35,7 +35,8 @@ SMALL = Config(
     autoencoder=common.SMALL_AUTOENCODER,
     evaluation=EvaluationConfig(num_samples=40, epochs=(0, 1, 5), pairs=25, unseen_models=15),
 )
+LARGE = common.large(SMALL, 2000)
 
 
 def get_config(scale: str = "full"):
-    return common.at_scale(scale, {"full": FULL, "paper": PAPER, "small": SMALL})
+    return common.at_scale(scale, {"full": FULL, "paper": PAPER, "small": SMALL, "large": LARGE})

@@ -3,8 +3,10 @@
 from hyperjax import samplers
 from hyperjax.app.populations import draw
 from hyperjax.app.run import Run, load
-from hyperjax.config import AutoencoderConfig, Config, TrainingConfig, ZooConfig
+from hyperjax.config import AutoencoderConfig, Config, DenoiserConfig, TrainingConfig, ZooConfig
 from hyperjax.data.images import load_images
+from hyperjax.diffusion import Denoiser, denoise
+from hyperjax.diffusion.fit_denoiser import fit_denoiser
 from hyperjax.errors import HyperJaxError
 from hyperjax.hyperrep import HyperRep, align, decode, encode, fit_hyperrep, reconstruct
 from hyperjax.population.evaluation import Network, network

@@ -12,6 +12,8 @@ import typing
 from collections.abc import Mapping
 from typing import Any
 
+from hyperjax import config_rules
+from hyperjax.config_rules import VARIANTS as VARIANTS
 from hyperjax.errors import HyperJaxError, unknown
 
 
@@ -70,13 +72,31 @@ class AugmentConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class GraphConfig:
+    """The network on a network's graph (`hyperjax.models.graph`)."""
+
+    edge_dim: int = 64
+    edge_hidden: int = 128
+    node_dim: int = 128
+    node_hidden: int = 256
+    heads: int = 4
+    rounds: int = 4
+    condition_dim: int = 64  # of the noise level's embedding
+    equivariant: bool = False  # no positions of hidden neurons: commutes with their symmetries
+    dtype: str = _one_of("float32", "bfloat16")  # of the factors of products; sums are float32
+
+
+@dataclasses.dataclass(frozen=True)
 class ArchitectureConfig:
     """The autoencoder (paper section 3, appendix B): all that its modules depend on."""
 
-    dim: int = 800
+    # tokens: attention over neurons, as in the paper; graph: messages between them
+    network: str = _one_of("tokens", "graph")
+    dim: int = 800  # this and the next three: of tokens
     heads: int = 4
     mlp_dim: int = 900
     blocks: int = 2
+    graph: GraphConfig = GraphConfig()  # of a graph
     latent: int = 700
     dropout: float = _number(0.1, 0, 0.99)
     compression: str = _one_of("token", "linear")  # what the bottleneck reads: one token, or all
@@ -115,7 +135,8 @@ class LossConfig:
 class OptimizationConfig:
     """How the autoencoder is trained, and which of its steps is kept."""
 
-    steps: int = 27_500
+    optimizer: str = _one_of("adamw", "muon")  # muon: of the matrices inside, adamw of the others
+    steps: int = _number(27_500)
     batch_size: int = 64
     learning_rate: float = 1e-4
     weight_decay: float = _number(1e-9)
@@ -137,6 +158,23 @@ class AutoencoderConfig:
     training: OptimizationConfig = OptimizationConfig()
     # trained beside it, with all else equal: lwln or no_lwln (its twin), vae
     variants: tuple[str, ...] = ("no_lwln",)
+
+
+@dataclasses.dataclass(frozen=True)
+class DenoiserConfig:
+    """The denoiser of weights, by which the diffusion samplers draw (`hyperjax.diffusion`)."""
+
+    graph: GraphConfig = GraphConfig()
+    snapshots: int = 1  # of each train member, the last of autoencoder.data.epochs_seen
+    folds: int = 8  # of members; each is shown with the Wiener denoiser of the others. 1: with all
+    sigma_min: float = 0.1  # noise levels seen in training, in layer standard deviations
+    sigma_max: float = 3.0
+    unconditional: float = _share(0.2)  # share of examples that are shown without their quality
+    average: float = _share(0.999)  # decay of the parameters' moving average, which is used
+    micro_batch: int = _number(0)  # examples a device computes at once; 0: what suits its cache
+    training: OptimizationConfig = OptimizationConfig(
+        steps=0, batch_size=64, learning_rate=1e-3, weight_decay=1e-2, warmup_steps=200
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -163,6 +201,21 @@ class GanConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class DiffusionConfig:
+    """How `diffusion` and `refine:` go from noise to networks, see `hyperjax.diffusion.sampling`;
+    noise levels are in layer standard deviations."""
+
+    steps: int = 40  # from sigma_max to sigma_min
+    sigma_max: float = 3.0
+    sigma_min: float = 0.6  # whose expected clean weights are the sample
+    deterministic: bool = False  # the probability flow in place of ancestral steps
+    refine_sigma: float = 1.5  # to which `refine:` noises
+    polish_sigma: float = 0.6  # to which each round of `polish:` noises
+    polish_rounds: int = 4
+    guidance: float = _number(1.0)  # of the quality; 1: conditional, more: beyond it
+
+
+@dataclasses.dataclass(frozen=True)
 class SamplersConfig:
     """Settings of the samplers; see `hyperjax.samplers`."""
 
@@ -174,6 +227,7 @@ class SamplersConfig:
     joint_bandwidth: float = _share(0.4)  # 0: replay of anchors, 1: a full Gaussian
     neigh: NeighConfig = NeighConfig()
     gan: GanConfig = GanConfig()
+    diffusion: DiffusionConfig = DiffusionConfig()
     average_of: int = 2
     noise_scale: float = _number(0.2)  # in units of each layer's standard deviation
     pca_components: int = 64
@@ -199,6 +253,9 @@ class EvaluationConfig:
     points: int = _number(11, 2)  # on an interpolation, its ends included
     probe_snapshots: int = 10  # of each member, on which probes are fitted and judged, at most
     probe_members: int = 1000  # likewise, at most
+    scaling_members: tuple[int, ...] = (140, 400, 1200, 4000, 10_000)  # as far as there are so many
+    scaling_steps: int = _number(0)  # of each denoiser; 0: as many as the workdir's own
+    scaling_seeds: int = 3  # of sizes up to a third of the members; 1 of larger ones
 
 
 @dataclasses.dataclass(frozen=True)
@@ -215,11 +272,11 @@ class Config:
     checkpoint_seconds: float = _number(30.0)  # least time between checkpoints of a running stage
     zoo: ZooConfig = ZooConfig()
     autoencoder: AutoencoderConfig = AutoencoderConfig()
+    denoiser: DenoiserConfig = DenoiserConfig()
     samplers: SamplersConfig = SamplersConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
 
 
-VARIANTS = ("lwln", "no_lwln", "vae")
 Part = typing.TypeVar("Part")
 
 
@@ -231,9 +288,9 @@ def to_dict(config: Any) -> dict[str, Any]:
 def from_dict(tree: Mapping[str, Any]) -> Config:
     """Build and validate a Config. Raises HyperJaxError naming the field that is wrong."""
     config = build(Config, tree)
-    _validate_zoo(config)
-    _validate_autoencoder(config)
-    _validate_evaluation(config.evaluation)
+    config_rules.check_zoo(config)
+    config_rules.check_autoencoder(config)
+    config_rules.check_evaluation(config.evaluation)
     return config
 
 
@@ -320,64 +377,3 @@ def _check(field: dataclasses.Field, value: Any, name: str) -> None:
     if not low <= value <= high or value == math.inf:
         expected = f"at least {low:g}" + (f" and at most {high:.12g}" if high < math.inf else "")
         raise HyperJaxError(f"config field {name}: got {value}, expected {expected}")
-
-
-def _validate_zoo(config: Config) -> None:
-    """What no single field can say; so below."""
-    zoo, seen = config.zoo, config.autoencoder.data.epochs_seen
-    if len(zoo.split) != 3 or not min(zoo.split) > 0 or not abs(sum(zoo.split) - 1) < 1e-6:
-        raise HyperJaxError(
-            f"config field zoo.split: got {zoo.split}, expected three shares that sum to 1"
-        )
-    for field, epochs in (
-        ("zoo.snapshots", zoo.snapshots),
-        ("autoencoder.data.epochs_seen", seen),
-        ("evaluation.epochs", config.evaluation.epochs),
-    ):
-        if list(epochs) != sorted(set(epochs)) or min(epochs, default=0) < 0:
-            raise HyperJaxError(f"config field {field}: got {epochs}, expected rising epochs")
-    if zoo.snapshots and (set(seen) - set(zoo.snapshots) or max(zoo.snapshots) != zoo.epochs):
-        raise HyperJaxError(
-            "config field zoo.snapshots: must hold autoencoder.data.epochs_seen and end with "
-            f"zoo.epochs = {zoo.epochs}"
-        )
-    if not seen or seen[-1] > zoo.epochs:
-        raise HyperJaxError(
-            f"config field autoencoder.data.epochs_seen: got {seen}, "
-            f"expected epochs between 0 and zoo.epochs = {zoo.epochs}"
-        )
-
-
-def _validate_autoencoder(config: Config) -> None:
-    c = config.autoencoder
-    if c.architecture.dim % c.architecture.heads:
-        raise HyperJaxError(
-            "config field autoencoder.architecture.dim: must be a multiple of its heads"
-        )
-    if c.architecture.variational and c.architecture.tanh:
-        raise HyperJaxError(
-            "config field autoencoder.architecture.variational: the latents of a variational "
-            "autoencoder cannot be bounded, its prior is N(0, 1); expected tanh=False"
-        )
-    if 0 < c.architecture.dropout < 1 / 256:
-        raise HyperJaxError(
-            f"config field autoencoder.architecture.dropout: got {c.architecture.dropout}, "
-            "expected 0 or at least 1/256, the steps in which values are dropped"
-        )
-    for name in c.variants:
-        if name not in VARIANTS:
-            raise unknown("value of config field autoencoder.variants", name, VARIANTS)
-
-
-def _validate_evaluation(evaluation: EvaluationConfig) -> None:
-    if 0 not in evaluation.epochs:
-        raise HyperJaxError(
-            "config field evaluation.epochs: must contain 0, the samples as decoded"
-        )
-    if min(evaluation.ensemble_sizes, default=0) < 1:
-        raise HyperJaxError("config field evaluation.ensemble_sizes: expected numbers of models")
-    levels = evaluation.noise_levels
-    if levels[:1] != (0,) or list(levels) != sorted(set(levels)) or not levels[-1] < math.inf:
-        raise HyperJaxError(
-            f"config field evaluation.noise_levels: got {levels}, expected rising levels from 0"
-        )

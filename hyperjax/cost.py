@@ -7,7 +7,8 @@ an implementation wastes, are left out. docs/performance.md compares them with t
 import itertools
 import math
 
-from hyperjax.config import ArchitectureConfig, AutoencoderConfig
+from hyperjax import symmetry
+from hyperjax.config import ArchitectureConfig, AutoencoderConfig, DenoiserConfig, GraphConfig
 from hyperjax.models.cnn import IMAGE_SIZE
 from hyperjax.weights import WeightSpec
 
@@ -60,6 +61,10 @@ def _block_macs(c: ArchitectureConfig, tokens: int) -> int:
 def autoencoder_flops(config: AutoencoderConfig, spec: WeightSpec) -> int:
     """Operations of one training step: two views of every example, forward and backward."""
     c, tokens = config.architecture, spec.num_tokens
+    if c.network == "graph":
+        ends = (1 + c.variational) * c.latent * (1 + tokens) * c.graph.node_dim
+        trained = 2 * graph_macs(c.graph, spec, 1) + ends + c.latent * c.graph.condition_dim
+        return 2 * (2 * config.training.batch_size) * 3 * (trained + _fixed(c, spec))
     embedding = sum(layer.num_neurons * layer.token_size for layer in spec.layers) * c.dim
     pooled = tokens * c.dim if c.compression == "linear" else c.dim
     if c.compression == "token" and c.blocks:  # the last block computes one token of T
@@ -74,13 +79,19 @@ def autoencoder_flops(config: AutoencoderConfig, spec: WeightSpec) -> int:
     widths += [c.projection_dim] if c.projection_layers else []
     trained += sum(a * b for a, b in itertools.pairwise(widths))
     # The fixed path needs no gradient of its weights, and its encoder none of its inputs.
-    fixed = spec.num_params * c.latent * c.linear_path
-    return 2 * (2 * config.training.batch_size) * (3 * trained + 3 * fixed)
+    return 2 * (2 * config.training.batch_size) * 3 * (trained + _fixed(c, spec))
+
+
+def _fixed(c: ArchitectureConfig, spec: WeightSpec) -> int:
+    return spec.num_params * c.latent * c.linear_path
 
 
 def decoding_flops(c: ArchitectureConfig, spec: WeightSpec) -> int:
     """Operations to decode one latent."""
     tokens = spec.num_tokens
+    if c.network == "graph":
+        macs = graph_macs(c.graph, spec, 1) + c.latent * (1 + tokens) * c.graph.node_dim
+        return 2 * (macs + _fixed(c, spec))
     macs = c.latent * tokens * c.dim + c.blocks * _block_macs(c, tokens)
     macs += sum(layer.num_neurons * layer.token_size for layer in spec.layers) * c.dim
     return 2 * (macs + c.latent * spec.num_params * c.linear_path)
@@ -89,6 +100,9 @@ def decoding_flops(c: ArchitectureConfig, spec: WeightSpec) -> int:
 def autoencoder_params(c: ArchitectureConfig, spec: WeightSpec) -> int:
     """Number of weights of the matrix products, biases and norms aside."""
     tokens = spec.num_tokens
+    if c.network == "graph":
+        ends = (2 + c.variational) * c.latent * (1 + tokens) * c.graph.node_dim
+        return 2 * denoiser_params(c.graph, spec) + ends + 2 * _fixed(c, spec)
     embedding = sum(layer.token_size for layer in spec.layers) * c.dim
     pooled = tokens * c.dim if c.compression == "linear" else c.dim
     blocks = 2 * c.blocks * (4 * c.dim**2 + 2 * c.dim * c.mlp_dim)
@@ -100,7 +114,73 @@ def autoencoder_bytes(config: AutoencoderConfig, spec: WeightSpec, devices: int)
     """Memory of training on each device, roughly: weights, gradients, moments and the best
     weights; activations that the backward pass reads."""
     c, tokens = config.architecture, spec.num_tokens
+    if c.network == "graph":
+        examples = 2 * math.ceil(config.training.batch_size / devices)
+        kept = 5 * 4 * autoencoder_params(c, spec)
+        return kept + examples * 2 * _graph_activations(c.graph, spec)
     width = 2 if c.dtype == "bfloat16" else 4
     block = tokens * (10 * c.dim + 2 * c.mlp_dim) + 3 * c.heads * tokens**2
     examples = 2 * math.ceil(config.training.batch_size / devices)
     return 5 * 4 * autoencoder_params(c, spec) + examples * 2 * c.blocks * block * width
+
+
+def _graph_sizes(spec: WeightSpec) -> tuple[int, int]:
+    """Edges and nodes of a network's graph (`models.graph`)."""
+    blocks = symmetry.input_blocks(spec)
+    edges = sum(
+        layer.num_neurons * inputs for layer, (inputs, _) in zip(spec.layers, blocks, strict=True)
+    )
+    return edges, 1 + spec.num_tokens
+
+
+def _round_weights(c: GraphConfig) -> tuple[int, int]:
+    """Weights of a round that multiply each edge, and each node."""
+    edge = 2 * c.edge_dim * c.edge_hidden
+    node = 2 * c.node_dim * c.edge_hidden + 2 * c.edge_hidden * c.node_dim
+    return edge, node + 4 * c.node_dim**2 + 2 * c.node_dim * c.node_hidden
+
+
+def graph_macs(c: GraphConfig, spec: WeightSpec, vectors: int) -> int:
+    """Multiply-adds of the graph network for one network of `vectors` feature vectors."""
+    (edges, nodes), (edge, node) = _graph_sizes(spec), _round_weights(c)
+    each = edges * (edge + 2 * c.edge_hidden) + nodes * node + 2 * nodes**2 * c.node_dim
+    ends = (spec.num_params - spec.num_tokens) * c.edge_dim + spec.num_tokens * c.node_dim
+    return c.rounds * each + (vectors + 1) * ends
+
+
+def denoiser_flops(config: DenoiserConfig, spec: WeightSpec) -> int:
+    """Operations of one training step: the graph network forward and backward, and the Wiener
+    denoiser, of which there is no gradient."""
+    linear = 2 * spec.num_params**2
+    return 2 * config.training.batch_size * (3 * graph_macs(config.graph, spec, 2) + linear)
+
+
+def denoiser_params(c: GraphConfig, spec: WeightSpec) -> int:
+    """Number of weights of the graph network, norms and biases aside."""
+    edges, nodes = _graph_sizes(spec)
+    kernels = sum(block for _, block in symmetry.input_blocks(spec))
+    ends = 3 * (kernels * c.edge_dim + len(spec.layers) * c.node_dim)
+    positions = edges * c.edge_dim + nodes * c.node_dim
+    if c.equivariant:  # of the input and of the last layer's neurons alone
+        positions = (1 + spec.layers[-1].num_neurons) * c.node_dim
+    shifts = c.condition_dim * (c.edge_hidden + c.node_hidden)
+    return c.rounds * (sum(_round_weights(c)) + shifts) + ends + positions
+
+
+def denoiser_bytes(config: DenoiserConfig, spec: WeightSpec) -> int:
+    """Memory of training the denoiser on a device: Wiener denoisers of all folds and of all
+    members; weights, average, gradients and moments; activations of the examples computed at once.
+    """
+    c = config.graph
+    linear = 4 * (config.folds + 1) * spec.num_params**2 * (not c.equivariant)
+    kept = 6 * 4 * denoiser_params(c, spec)
+    examples = config.micro_batch or config.training.batch_size
+    return linear + kept + examples * _graph_activations(c, spec)
+
+
+def _graph_activations(c: GraphConfig, spec: WeightSpec) -> int:
+    """Bytes of one example's activations that the backward pass of a graph network reads."""
+    edges, nodes = _graph_sizes(spec)
+    each = edges * (3 * c.edge_dim + 4 * c.edge_hidden)
+    each += nodes * (12 * c.node_dim + 3 * c.node_hidden) + 3 * c.heads * nodes**2
+    return 4 * c.rounds * each

@@ -15,10 +15,15 @@ class Stream(enum.IntEnum):
     SAMPLES = 2
     FINETUNING = 3
     EXPERIMENTS = 4  # folded once more, with a number of each experiment's own
+    DENOISER = 5
+    REPAIR = 6
 
 
 # Likewise for ever; a new experiment takes a new number.
-_EXPERIMENTS = {"fig3": 3, "fig6": 6, "novelty": 7, "cost": 9, "figD": 11, "vae": 14, "tab4": 44}
+_EXPERIMENTS = {
+    "fig3": 3, "fig6": 6, "novelty": 7, "cost": 9, "figD": 11, "vae": 14, "denoiser": 15,
+    "tab4": 44,
+}  # fmt: skip
 
 
 def root_key(seed: int, stream: Stream) -> Key:

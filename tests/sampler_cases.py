@@ -5,9 +5,11 @@ import functools
 
 import jax
 import numpy as np
+from denoiser_cases import CONFIG, GRAPH, random_params
 
 from hyperjax import samplers
-from hyperjax.config import GanConfig, SamplersConfig
+from hyperjax.config import DiffusionConfig, GanConfig, SamplersConfig
+from hyperjax.diffusion import Denoiser, wiener
 from hyperjax.weights import LayerSpec, WeightSpec
 
 SPEC = WeightSpec(
@@ -16,22 +18,54 @@ SPEC = WeightSpec(
 )
 D = SPEC.num_params  # 10 + 9
 NAMES = samplers.names(vae=True)
-WEIGHT_SAMPLERS = ("aligned_mean", "average", "noise", "pca")
+WEIGHT_SAMPLERS = ("aligned_mean", "average", "average_nearest", "noise", "pca")
+DIFFUSION = ("diffusion", "diffusion30")
+WITH_TOOLS = (
+    *DIFFUSION, "refine:kde", "repair:average", "repair:joint", "refine:repair:pca",
+    "subsample:repair:joint", "bootstrap:refine:kde",
+)  # fmt: skip
 SUBSAMPLED = ("subsample:kde30", "subsample:bootstrap:pca")
-ALL = (*NAMES, *SUBSAMPLED, "bootstrap:joint", "bootstrap:neigh30")
+ALL = (*NAMES, *SUBSAMPLED, "bootstrap:joint", "bootstrap:neigh30", *WITH_TOOLS)
 ON_HOST = ("neigh", "neigh30", "bootstrap:neigh30")  # the state
 QUICK = SamplersConfig(
     gan=GanConfig(hidden=8, layers=1, steps=10, batch_size=4),
     subsample_factor=3, bootstrap_rounds=2, bootstrap_draws=20,
+    diffusion=DiffusionConfig(steps=2, sigma_max=1.5, refine_sigma=1.5),
 )  # fmt: skip
+LINEAR = np.linalg.qr(np.random.default_rng(5).normal(size=(D, D)))[0].astype(np.float32)
 
 
 def score(samples):
     return -np.abs(samples).sum(axis=1)
 
 
+def decode(latents):
+    return np.asarray(latents) @ LINEAR
+
+
+def encode(vectors):
+    return np.asarray(vectors) @ np.linalg.pinv(LINEAR)
+
+
+def repair(vectors):
+    """Bring the mean of all weights back to a half."""
+    return vectors + (0.5 - vectors.mean(axis=1, keepdims=True))
+
+
+@functools.cache
+def denoiser():
+    """One that has learned nothing, of other networks than any anchors."""
+    members = some_anchors(40, seed=9)
+    params, one = random_params(GRAPH, SPEC), np.ones(2, np.float32)
+    return Denoiser(CONFIG, SPEC, params, wiener.fit(members), one, members[0])
+
+
+TOOLS = samplers.Tools(score, decode, encode, denoiser, repair)
+
+
 def make(name, **settings):
-    return samplers.get_sampler(name, dataclasses.replace(QUICK, **settings), SPEC, score)
+    config = dataclasses.replace(QUICK, **settings)
+    return samplers.get_sampler(name, config, SPEC, tools=TOOLS)
 
 
 def fit(sampler, anchors, quality=None):

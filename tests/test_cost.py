@@ -8,9 +8,18 @@ import numpy as np
 import pytest
 
 from hyperjax import cost
-from hyperjax.config import ArchitectureConfig, AutoencoderConfig, OptimizationConfig
+from hyperjax.config import (
+    ArchitectureConfig,
+    AutoencoderConfig,
+    DenoiserConfig,
+    GraphConfig,
+    OptimizationConfig,
+)
+from hyperjax.diffusion import Wiener
+from hyperjax.diffusion import denoiser_training as training
 from hyperjax.models.autoencoder import Autoencoder
 from hyperjax.models.cnn import zoo_cnn_spec
+from hyperjax.models.graph import GraphDenoiser
 
 SPEC = zoo_cnn_spec(1, "tanh")
 
@@ -61,3 +70,60 @@ def test_bytes():
         for dtype, devices in (("float32", 1), ("bfloat16", 1), ("float32", 2))
     ]
     np.testing.assert_allclose(halves[1:], halves[0] / 2)
+
+
+GRAPH = GraphConfig(edge_dim=32, edge_hidden=64, node_dim=64, node_hidden=128, rounds=2)
+
+
+def graph_params(graph, spec):
+    module = GraphDenoiser(graph, spec)
+    inputs = jnp.zeros((2, 2, spec.num_params)), jnp.zeros(2), jnp.zeros(2)
+    return jax.eval_shape(lambda: module.init(jax.random.key(0), *inputs))["params"]
+
+
+@pytest.mark.parametrize("equivariant", [False, True])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_the_denoisers_parameters_are_counted(equivariant, channels):
+    """All but norms, biases and what embeds a noise level's 35 features."""
+    spec = zoo_cnn_spec(channels, "tanh")
+    graph = dataclasses.replace(GRAPH, equivariant=equivariant)
+    leaves = jax.tree_util.tree_leaves_with_path(graph_params(graph, spec))
+    counted = 0
+    for path, leaf in leaves:
+        names = [entry.key for entry in path]
+        left_out = names[-1] in ("scale", "bias") or names[0] == "condition"
+        counted += 0 if left_out else leaf.size
+    assert cost.denoiser_params(graph, spec) == counted
+    assert counted > 0.95 * sum(leaf.size for _, leaf in leaves)
+
+
+def test_the_denoisers_operations_are_those_that_xla_counts():
+    """A tenth of what XLA counts is elementwise; the draws of a batch are too."""
+    config = DenoiserConfig(graph=GRAPH, training=OptimizationConfig(batch_size=8))
+    trainer = training.make_trainer(config, SPEC, jax.devices()[:1])
+    vectors = jnp.zeros((8, SPEC.num_params))
+    batch = training.Batch(vectors, vectors, vectors, jnp.ones(8), jnp.ones(8))
+    grad = jax.jit(jax.grad(lambda params: training.loss_fn(trainer, params, batch)))
+    graph = grad.lower(graph_params(GRAPH, SPEC)).cost_analysis()["flops"]
+    counted = 2 * 8 * 3 * cost.graph_macs(GRAPH, SPEC, 2)
+    assert counted == pytest.approx(graph, rel=0.15)
+    size = SPEC.num_params
+    shapes = ((size,), (size, size), (size,), ())
+    wiener = Wiener(*(jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes))
+    linear = jax.jit(training.wieners.denoise).lower(wiener, vectors, jnp.ones(8))
+    assert cost.denoiser_flops(config, SPEC) - counted == pytest.approx(
+        linear.cost_analysis()["flops"], rel=0.02
+    )
+
+
+def test_the_denoisers_memory():
+    """Wiener denoisers of all folds, and of an equivariant one none; more examples at once."""
+    config = DenoiserConfig(graph=GRAPH, folds=8)
+    bare = DenoiserConfig(graph=dataclasses.replace(GRAPH, equivariant=True), folds=8)
+    linear, other = cost.denoiser_bytes(config, SPEC), cost.denoiser_bytes(bare, SPEC)
+    assert linear - other == pytest.approx(9 * 4 * SPEC.num_params**2, rel=0.05)
+    few, many = (
+        cost.denoiser_bytes(dataclasses.replace(config, micro_batch=size), SPEC) for size in (4, 64)
+    )
+    assert many == linear
+    assert few < many

@@ -10,10 +10,11 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "hyperjax"
 SOURCES = {path.relative_to(PACKAGE).as_posix(): path.read_text() for path in PACKAGE.rglob("*.py")}
 FLOORS = (  # a file imports from its own folder or floor, and from those above it in this list
-    ("types", "errors", "config", "rng"),
+    ("types", "errors", "config", "config_rules", "rng"),
     ("weights",),
     ("distributed", "zoo", "models", "symmetry", "cost"),
     ("population", "hyperrep"),
+    ("diffusion",),
     ("samplers",),
     ("analysis",),
     ("data", "store", "report"),
@@ -21,7 +22,7 @@ FLOORS = (  # a file imports from its own folder or floor, and from those above 
     ("paper",),
     ("api", "commands"),
 )
-CORE = FLOORS[:6]
+CORE = FLOORS[:7]
 HEAVY = (  # slow to import, or of use at the border only: inside functions of the core, if at all
     "absl", "matplotlib", "ml_collections", "orbax", "rich", "sklearn", "tensorflow",
     "tensorflow_datasets", "umap",

@@ -11,16 +11,18 @@ from typing import NamedTuple
 import numpy as np
 
 from hyperjax.samplers.neigh import import_umap
+from hyperjax.symmetry.alignment import blocks
 from hyperjax.types import Array
 
 _NEIGHBORS = 15
+_BLOCK_BYTES = 2**26  # of cosines that are computed at a time
 
 
 class Cloud(NamedTuple):
     """N latents."""
 
     norms: np.ndarray  # float64[N]
-    cosines: np.ndarray  # float64[N (N - 1) / 2], of all pairs
+    cosines: np.ndarray  # float32[N (N - 1) / 2], of all pairs
     nearest: np.ndarray  # float64[N]: largest cosine with a latent of a (train: another) member
 
 
@@ -37,7 +39,7 @@ class Geometry(NamedTuple):
 
     clouds: dict[str, Cloud]  # the first are the train latents
     expected: dict[str, Expected]
-    quality: np.ndarray  # float[T * E], of the train latents
+    quality: np.ndarray  # float[N], of the train latents that are shown
     pca: dict[str, np.ndarray]  # float64[N, 2], the train latents' principal components
     explained: np.ndarray  # float64[2], share of the train latents' variance
     umap: dict[str, np.ndarray]  # float32[N, 2], embedded together
@@ -46,26 +48,31 @@ class Geometry(NamedTuple):
 TRAIN = "train members"
 
 
-def geometry(train: Array, others: Mapping[str, Array], quality: Array, *, seed: int) -> Geometry:
+def geometry(
+    train: Array, others: Mapping[str, Array], quality: Array, *, seed: int, shown: int = 1000
+) -> Geometry:
     """Geometry of latents: of T train members with E snapshots each, float32[T, E, Z], with
     accuracy f[T, E], and of others float32[N, Z].
 
-    The plane of PCA is that of the train latents alone. UMAP embeds all latents together: mapped
-    onto an embedding of the train latents, all others would have to lie among them.
+    Clouds and pictures have the first `shown` train members, but the nearest latent is looked for
+    among all. The plane of PCA is that of the train latents alone. UMAP embeds all latents
+    together: mapped onto an embedding of the train latents, all others would have to lie among
+    them.
     """
     from sklearn.decomposition import PCA
 
     members, snapshots, size = np.shape(train)
-    flat = np.asarray(train, np.float64).reshape(-1, size)
+    every = np.reshape(train, (-1, size))
+    flat = every[: shown * snapshots].astype(np.float64)
     everything = {TRAIN: flat}
     everything |= {name: np.asarray(latents, np.float64) for name, latents in others.items()}
     owners = np.repeat(np.arange(members), snapshots)
     plane = PCA(2, svd_solver="full").fit(flat)
     return Geometry(
-        clouds={name: cloud(z, flat, owners if name == TRAIN else None)
+        clouds={name: cloud(z, every, owners if name == TRAIN else None)
                 for name, z in everything.items()},
         expected=expected(flat),
-        quality=np.asarray(quality).reshape(-1),
+        quality=np.asarray(quality).reshape(-1)[: len(flat)],
         pca={name: plane.transform(z) for name, z in everything.items()},
         explained=plane.explained_variance_ratio_,
         umap=embed(everything, seed),
@@ -75,16 +82,21 @@ def geometry(train: Array, others: Mapping[str, Array], quality: Array, *, seed:
 def cloud(latents: Array, train: Array, owners: Array | None = None) -> Cloud:
     """Norms and angles of latents [N, Z], and their angles to train latents [T, Z].
 
-    With `owners` int[T] the latents are the train latents, of these members, and are compared
-    with those of other members only.
+    With `owners` int[T], the members that the train latents are of, the latents are the first of
+    these and are compared with those of other members only.
     """
-    norms = np.linalg.norm(latents, axis=1)
-    units = _directions(latents)
-    to_train = units @ _directions(train).T
-    if owners is not None:
-        to_train[owners[:, None] == owners[None, :]] = -np.inf
-    rows, columns = np.triu_indices(len(latents), 1)
-    return Cloud(norms, (units @ units.T)[rows, columns], to_train.max(axis=1))
+    units, to = _directions(latents), _directions(train)
+    cosines, nearest = [np.zeros(0, np.float32)], np.empty(len(units))
+    for rows in blocks(len(units), max(1, _BLOCK_BYTES // (8 * len(to)))):
+        to_train = units[rows] @ to.T
+        if owners is not None:
+            to_train[owners[rows, None] == owners[None, :]] = -np.inf
+        nearest[rows] = to_train.max(axis=1)
+    for rows in blocks(len(units), max(1, _BLOCK_BYTES // (8 * len(units) + 1))):
+        later = np.arange(len(units))[None, :] > np.arange(rows.start, rows.stop)[:, None]
+        cosines.append((units[rows] @ units.T)[later].astype(np.float32))
+    norms = np.linalg.norm(np.asarray(latents, np.float64), axis=1)
+    return Cloud(norms, np.concatenate(cosines), nearest)
 
 
 def _directions(latents: Array) -> np.ndarray:
@@ -97,7 +109,9 @@ def effective_dimension(cosines: Array) -> float:
 
     Of independent directions in Z dimensions, E[cos²] is 1 / Z.
     """
-    return float(1 / np.mean(np.square(cosines))) if len(cosines) else float("nan")
+    if not len(cosines):
+        return float("nan")
+    return float(1 / np.mean(np.square(cosines), dtype=np.float64))
 
 
 def expected(train: Array) -> dict[str, Expected]:

@@ -3,7 +3,7 @@
 Diverged models (logits or weights that are not finite) are for the caller to leave out.
 """
 
-import functools
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +13,8 @@ from hyperjax.errors import HyperJaxError
 from hyperjax.population import evaluation
 from hyperjax.population.evaluation import Task
 from hyperjax.types import Array
+
+_BLOCK_BYTES = 2**26  # of training models' errors or overlaps, as numbers, at a time
 
 
 @jax.jit
@@ -63,51 +65,72 @@ def ensemble_accuracy(probabilities: Array, labels: Array, members: Array) -> Ar
     return jax.lax.map(one, members)
 
 
+def error_bits(predictions: Array, labels: Array) -> np.ndarray:
+    """Which images are classified wrongly, eight to a byte: of predictions int[..., N] and true
+    classes int[N], uint8[..., ceil(N / 8)]."""
+    return np.packbits(np.asarray(predictions) != np.asarray(labels), axis=-1)
+
+
 @jax.jit
-def error_overlaps(predictions: Array, train_predictions: Array, labels: Array) -> Array:
+def error_overlaps(errors: Array, train_errors: Array) -> Array:
     """Behavioural similarity of models and training models, float32[M, T].
 
     It is the intersection over union of the sets of wrongly classified images (Zeng et al.,
     arXiv 2506.07998). Two models without errors overlap by 1.
 
     Args:
-      predictions: int[M, N] classes that the models predict.
-      train_predictions: int[T, N] those of the training models.
-      labels: int[N] true classes.
+      errors: uint8[M, B], the models' `error_bits`.
+      train_errors: uint8[T, B], those of the training models.
     """
-    wrong = (predictions != labels[None, :]).astype(jnp.float32)
-    train_wrong = (train_predictions != labels[None, :]).astype(jnp.float32)
+    wrong, train_wrong = (
+        jnp.unpackbits(bits, axis=1).astype(jnp.float32) for bits in (errors, train_errors)
+    )
     both = wrong @ train_wrong.T  # counts, exact in float32 up to 2**24 images
     either = jnp.sum(wrong, axis=1)[:, None] + jnp.sum(train_wrong, axis=1)[None, :] - both
     return jnp.where(either > 0, both / jnp.maximum(either, 1), 1.0)
 
 
-@functools.partial(jax.jit, static_argnames="exclude_self")
-def error_overlap(
-    predictions: Array, train_predictions: Array, labels: Array, *, exclude_self: bool = False
-) -> Array:
-    """The largest of each model's `error_overlaps` with training models, float32[M].
+class Overlap(NamedTuple):
+    """Of M models' errors with those of training models."""
+
+    largest: np.ndarray  # float32[M]: with any snapshot of any training model
+    parent_gap: np.ndarray  # float64[M]: largest with a last snapshot, less the mean with all
+
+
+def error_overlap(errors: Array, train_errors: Array, *, own: Array | None = None) -> Overlap:
+    """The largest of each model's `error_overlaps` with training models, in blocks of these.
+
+    The largest alone is nearly a function of accuracy: few errors overlap little. Less the mean
+    overlap with all training models, it is large for the child of one, and for others as large
+    as for networks that were trained by themselves. A model without errors has no parent.
 
     Args:
-      exclude_self: the models are the training models: compare each with the others only.
+      errors: uint8[M, B], the models' `error_bits`.
+      train_errors: uint8[T, E, B], those of all snapshots of the training models.
+      own: int[M], the training model that each is a snapshot of and is not compared with.
 
     Raises HyperJaxError if there is nothing to compare with.
     """
-    _check_references(predictions, train_predictions, exclude_self)
-    overlap = error_overlaps(predictions, train_predictions, labels)
-    if exclude_self:
-        overlap = jnp.where(jnp.eye(len(overlap), dtype=bool), -jnp.inf, overlap)
-    return jnp.max(overlap, axis=1)
-
-
-def _check_references(models: Array, references: Array, exclude_self: bool) -> None:
-    if exclude_self and len(models) != len(references):
+    members, snapshots, _ = train_errors.shape
+    others = members - (own is not None)
+    if others < 1:
         raise HyperJaxError(
-            f"exclude_self: got {len(models)} models and {len(references)} references, "
-            "expected the same models twice"
+            f"cannot compare models with {members} reference models; "
+            f"expected at least {1 + (own is not None)}"
         )
-    if len(references) <= exclude_self:
-        raise HyperJaxError(
-            f"cannot compare models with {len(references)} reference models; "
-            f"expected at least {1 + exclude_self}"
-        )
+    largest, parent = np.full((2, len(errors)), -np.inf, np.float32)
+    total = np.zeros(len(errors))
+    widest = max(8 * train_errors.shape[2], len(errors))  # images, or models to compare with
+    size = max(1, _BLOCK_BYTES // (4 * snapshots * widest))
+    for begin in range(0, members, size):
+        part = train_errors[begin : begin + size]
+        overlaps = np.array(error_overlaps(errors, part.reshape(-1, part.shape[2])))
+        overlaps = overlaps.reshape(len(errors), *part.shape[:2])
+        counted = np.ones(overlaps.shape[:2], bool)
+        if own is not None:
+            counted = np.asarray(own)[:, None] != begin + np.arange(len(part))
+            overlaps[~counted] = -np.inf
+        largest = np.maximum(largest, overlaps.max(axis=(1, 2)))
+        parent = np.maximum(parent, overlaps[:, :, -1].max(axis=1))
+        total += np.sum(overlaps[:, :, -1], axis=1, where=counted, dtype=np.float64)
+    return Overlap(largest, parent - total / others)

@@ -15,11 +15,14 @@ from hyperjax.errors import HyperJaxError
 from hyperjax.population import evaluation
 from hyperjax.population.evaluation import Task
 from hyperjax.symmetry import nearest
+from hyperjax.symmetry.alignment import blocks
 from hyperjax.symmetry.nearest import TrainModels
 from hyperjax.types import Array
 
+PLAIN, REPAIRED = "plain", "repaired"  # kinds of populations: each has its own baselines
 REPLAY = 0.2  # of the distance among train models: nearer than that is no other network
 AXES = ("weights", "behaviour")
+_EVALUATED = 500  # train members whose predictions are held at a time
 
 
 class Audit(NamedTuple):
@@ -33,6 +36,7 @@ class Audit(NamedTuple):
     weights: np.ndarray  # float[M]: distance to the nearest train model, modulo symmetries
     behaviour: np.ndarray  # float[M]: 1 - largest overlap of errors with a train model
     mixture: np.ndarray  # float[M]: distance to the nearest weighted average of train models
+    parent_gap: np.ndarray  # float[M]: see `metrics.Overlap`; not in units of anything
     replica: np.ndarray | None  # float[M]: distance to the nearest train model's reconstruction
     excluded: int  # networks that are not finite
 
@@ -47,11 +51,15 @@ class Margin(NamedTuple):
     verdict: str  # beyond, on or below the frontier; replays, one network or unknown
 
 
+Edge = tuple[np.ndarray, np.ndarray]  # a frontier's points: novelty and accuracy
+
+
 class Novelty(NamedTuple):
     populations: dict[str, Audit]
-    baselines: dict[str, Audit]
-    margins: dict[str, dict[str, Margin]]  # by axis and population
-    frontier: dict[str, tuple[np.ndarray, np.ndarray]]  # by axis: novelty, accuracy
+    kinds: dict[str, str]  # of each population
+    baselines: dict[str, dict[str, Audit]]  # by kind and name
+    margins: dict[str, dict[str, Margin]]  # by axis and population, among baselines of its kind
+    frontier: dict[str, dict[str, Edge]]  # by axis and kind
     overlap: float  # mean largest overlap of a train model's errors with another member's
     distance: float  # mean distance of a train model to the nearest other member
 
@@ -60,16 +68,17 @@ class _Units(NamedTuple):
     """Train models, and how much their errors overlap."""
 
     models: TrainModels
-    predictions: np.ndarray  # uint8[T * E, N]
+    errors: np.ndarray  # uint8[T, E, B], see `metrics.error_bits`
     overlap: float
 
 
 def audit(
     populations: Mapping[str, Array],
-    baselines: Mapping[str, Array],
+    baselines: Mapping[str, Mapping[str, Array]],
     train: TrainModels,
     task: Task,
     *,
+    kinds: Mapping[str, str] | None = None,
     reconstructions: Mapping[str, Array],
     bootstrap: int,
     seed: int,
@@ -78,49 +87,74 @@ def audit(
     """Audit populations float32[M, D] against baselines float32[M, D] of several strengths.
 
     Args:
+      baselines: by kind and name. What helps any network, such as a repair, helps baselines too:
+        a population is compared with those of its own kind alone.
       train: all models that a sampler may have seen; at least two members.
+      kinds: of the populations that are not `PLAIN`.
       reconstructions: for the populations that were decoded, float32[T, E, D]: what the same
         decoder makes of the train models. A decoder that loses something moves its replays
         away from the train models, but not from these.
       bootstrap: resamples of each interval.
       advance: told of each population that is done.
 
-    Raises HyperJaxError if there are fewer than two train members, or vectors do not fit.
+    Raises HyperJaxError if there are fewer than two train members, vectors do not fit, or a
+    population is of a kind without baselines.
     """
+    kinds = {name: (kinds or {}).get(name, PLAIN) for name in populations}
+    for name, kind in kinds.items():
+        if not baselines.get(kind):
+            raise HyperJaxError(
+                f"population {name!r} is {kind}, and there are no such baselines to compare it "
+                f"with; there are: {', '.join(baselines) or 'none'}"
+            )
     units = _among_train(train, task)
     spacing = {id(r): _spacing(r) for r in reconstructions.values()}
-    audits = {}
-    for name, vectors in (populations | baselines).items():
-        decoded = reconstructions.get(name)
-        audits[name] = _audit(units, task, vectors, decoded, spacing.get(id(decoded)))
-        advance(1, name)
-    tested = {name: audits[name] for name in populations}
-    base = {name: audits[name] for name in baselines}
+
+    def audited(some: Mapping[str, Array], decoded: Mapping[str, Array]) -> dict[str, Audit]:
+        found = {}
+        for name, vectors in some.items():
+            of = decoded.get(name)
+            found[name] = _audit(units, task, vectors, of, spacing.get(id(of)))
+            advance(1, name)
+        return found
+
+    tested = audited(populations, reconstructions)
+    base = {kind: audited(some, {}) for kind, some in baselines.items()}
     margins, edge = {}, {}
     for axis in AXES:
-        margins[axis] = compare(tested, base, axis, bootstrap=bootstrap, seed=seed)
-        edge[axis] = frontier(*points(base.values(), axis).T)
-    return Novelty(tested, base, margins, edge, units.overlap, train.spacing)
+        edge[axis] = {k: frontier(*points(some.values(), axis).T) for k, some in base.items()}
+        margins[axis] = {}
+        for kind in dict.fromkeys(kinds.values()):
+            alike = {name: tested[name] for name in tested if kinds[name] == kind}
+            margins[axis] |= compare(alike, base[kind], axis, bootstrap=bootstrap, seed=seed)
+    return Novelty(tested, kinds, base, margins, edge, units.overlap, train.spacing)
 
 
 def _among_train(train: TrainModels, task: Task) -> _Units:
-    """Compare the last snapshot of each member with all snapshots of the others."""
-    members, snapshots, size = train.vectors.shape
+    """Compare the last snapshots of at most 1,000 members with all snapshots of the others."""
+    members, _, size = train.vectors.shape
     if members < 2:
         raise HyperJaxError(f"novelty compares with {members} train member; expected at least 2")
-    predictions = evaluation.evaluate(task, train.vectors.reshape(-1, size), task.test).predictions
-    overlaps = metrics.error_overlaps(predictions[snapshots - 1 :: snapshots], predictions,
-                                      task.test.labels)  # fmt: skip
-    overlaps = np.array(overlaps).reshape(members, members, snapshots).max(axis=2)
-    np.fill_diagonal(overlaps, -np.inf)
-    return _Units(train, predictions, float(overlaps.max(axis=1).mean()))
+    errors = np.concatenate([
+        _errors(task, train.vectors[part].reshape(-1, size))
+        for part in blocks(members, _EVALUATED)
+    ]).reshape(*train.vectors.shape[:2], -1)  # fmt: skip
+    own = nearest.evenly_spaced(members)
+    overlap = metrics.error_overlap(errors[own, -1], errors, own=own)
+    return _Units(train, errors, float(overlap.largest.mean()))
+
+
+def _errors(task: Task, vectors: Array) -> np.ndarray:
+    """`metrics.error_bits` of networks float32[M, D] on test images."""
+    predictions = evaluation.evaluate(task, vectors, task.test).predictions
+    return metrics.error_bits(predictions, task.test.labels)
 
 
 def _spacing(trajectories: Array) -> float:
     """Mean distance of last snapshots to the nearest snapshot of another member."""
-    far, _ = nearest.nearest_snapshots(trajectories[:, -1], trajectories)
-    np.fill_diagonal(far, np.inf)
-    return float(far.min(axis=1).mean())
+    own = nearest.evenly_spaced(len(trajectories))
+    others = nearest.nearest_members(trajectories[own, -1], trajectories, 1, own=own)
+    return float(others.far.mean())
 
 
 def _audit(
@@ -130,18 +164,20 @@ def _audit(
     excluded, vectors = int(np.sum(~finite)), np.asarray(vectors[finite], np.float32)
     if not len(vectors):
         nothing = np.zeros(0)
-        return Audit(*[nothing] * 4, None if decoded is None else nothing, excluded)
+        return Audit(*[nothing] * 5, None if decoded is None else nothing, excluded)
     far = nearest.distances(units.models, vectors)
     measured = evaluation.evaluate(task, vectors, task.test)
-    overlap = metrics.error_overlap(measured.predictions, units.predictions, task.test.labels)
+    errors = metrics.error_bits(measured.predictions, task.test.labels)
+    overlap = metrics.error_overlap(errors, units.errors)
     replica = None
     if decoded is not None:
-        replica = _ratio(nearest.nearest_snapshots(vectors, decoded)[0].min(axis=1), spacing)
+        replica = _ratio(nearest.nearest_members(vectors, decoded, 1).far[:, 0], spacing)
     return Audit(
         accuracy=measured.accuracy,
         weights=_ratio(far.member, units.models.spacing),
-        behaviour=_ratio(1 - np.asarray(overlap), 1 - units.overlap),
+        behaviour=_ratio(1 - overlap.largest, 1 - units.overlap),
         mixture=_ratio(far.mixture, units.models.spacing),
+        parent_gap=overlap.parent_gap,
         replica=replica,
         excluded=excluded,
     )
@@ -167,7 +203,7 @@ def shares(audit: Audit) -> tuple[float, float]:
 # --- the frontier -----------------------------------------------------------------------
 
 
-def frontier(novelty: Array, accuracy: Array) -> tuple[np.ndarray, np.ndarray]:
+def frontier(novelty: Array, accuracy: Array) -> Edge:
     """The baselines f[B] that no other beats in both, by rising novelty and falling accuracy.
 
     Between them, `height` interpolates linearly: a baseline of a strength in between. Points
@@ -182,7 +218,7 @@ def frontier(novelty: Array, accuracy: Array) -> tuple[np.ndarray, np.ndarray]:
     return x[kept][::-1], y[kept][::-1]
 
 
-def height(novelty: Array, edge: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
+def height(novelty: Array, edge: Edge) -> np.ndarray:
     """Accuracy of a frontier at given novelties f[K]; NaN if the frontier has no points.
 
     A novelty above 1 counts as 1: being still farther away than networks that were trained by
@@ -232,6 +268,20 @@ def compare(
         )
         for i, name in enumerate(populations)
     }
+
+
+def band(
+    baselines: Mapping[str, Audit], axis: str, at: Array, *, bootstrap: int, seed: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Ends f[K] of the 95 % interval of the frontier's height at each of the novelties `at` f[K],
+    resampled as in `compare`; NaN without baselines."""
+    if not baselines:
+        return np.full(np.shape(at), np.nan), np.full(np.shape(at), np.nan)
+    rng = np.random.default_rng(seed)
+    drawn = np.stack([_resampled(a, axis, bootstrap, rng) for a in baselines.values()], axis=1)
+    heights = [height(at, frontier(*reference.T)) for reference in drawn]
+    low, high = np.percentile(heights, [2.5, 97.5], axis=0)
+    return low, high
 
 
 def verdict(audit: Audit, axis: str, low: float, high: float) -> str:

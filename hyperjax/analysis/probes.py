@@ -21,6 +21,7 @@ STRENGTHS = (
     3e3, 1e4, 3e4, 1e5,
 )  # fmt: skip
 _PERCENTILES = (1, 25, 50, 75, 99)
+_VECTORS = 2000  # whose covariance is computed at a time
 
 Interval = tuple[float, float]
 
@@ -72,12 +73,30 @@ def layer_statistics(spec: WeightSpec, vectors: Array) -> np.ndarray:
     biases: f[..., D] -> float64[..., 14 * layers], 7 fewer for a layer without biases."""
     columns = []
     for layer, part in zip(spec.layers, spec.slices, strict=True):
-        weights, bias = split_layer(layer, np.asarray(vectors, np.float64)[..., part])
+        weights, bias = split_layer(layer, np.asarray(vectors[..., part], np.float64))
         for values in (weights.reshape(*bias.shape[:-1], -1), bias):
             if values.shape[-1]:
                 columns += [values.mean(-1), values.var(-1)]
                 columns += list(np.percentile(values, _PERCENTILES, axis=-1))
     return np.stack(columns, axis=-1)
+
+
+def principal_components(vectors: Array, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """Mean float64[D] and leading `count` components float64[D, count] of vectors [N, D].
+
+    Of many from their covariance, summed up in blocks: memory does not grow with their number.
+    """
+    from scipy.linalg import eigh
+
+    size, mean = vectors.shape[1], np.mean(vectors, axis=0, dtype=np.float64)
+    if len(vectors) <= size:
+        return mean, np.linalg.svd(vectors - mean, full_matrices=False)[2][:count].T
+    covariance = np.zeros((size, size))
+    for begin in range(0, len(vectors), _VECTORS):
+        centred = vectors[begin : begin + _VECTORS] - mean
+        covariance += centred.T @ centred
+    leading = eigh(covariance, subset_by_index=(size - count, size - 1))[1]
+    return mean, leading[:, ::-1]
 
 
 def _targets_of(

@@ -12,7 +12,7 @@ from hyperjax import samplers as samplers_lib
 from hyperjax.app import plan, populations
 from hyperjax.app.context import Context, load_target
 from hyperjax.app.progress import console
-from hyperjax.app.run import VAE, load
+from hyperjax.app.run import VAE, Run, load
 from hyperjax.config import to_dict
 from hyperjax.errors import HyperJaxError, unknown
 from hyperjax.report import page
@@ -42,7 +42,7 @@ def run(folder: Path, registry: ModuleType, request: Request) -> Path:
     context = Context(
         folder,
         trained,
-        request.samplers or evaluation.samplers or samplers_lib.names(),
+        request.samplers or evaluation.samplers or _samplers(trained),
         evaluation.num_samples if count is None else count,
         tuple(load_target(target, trained, request.data_dir) for target in request.targets),
         request.populations,
@@ -59,6 +59,21 @@ def run(folder: Path, registry: ModuleType, request: Request) -> Path:
         lines = [f"{name}: {error}" for name, error in failures.items()]
         raise HyperJaxError("\n".join(["the report lacks what failed:", *lines]))
     return path
+
+
+# What is worth a look where there is a denoiser: each of the two wrappers on samplers of latents
+# and of weights, and the best of many.
+_WRAPPED = (
+    "refine:kde30", "refine:joint30", "repair:diffusion", "repair:refine:kde30", "repair:joint30",
+    "repair:kde30", "repair:average", "subsample:repair:diffusion",
+)  # fmt: skip
+
+
+def _samplers(trained: Run) -> tuple[str, ...]:
+    """All that the workdir has what they need for."""
+    if not trained.has_denoiser:
+        return samplers_lib.names()
+    return (*samplers_lib.names(denoiser=True), *_WRAPPED)
 
 
 def _run(

@@ -13,7 +13,7 @@ from rich.table import Table
 
 from hyperjax import cost
 from hyperjax.app.progress import console
-from hyperjax.config import AutoencoderConfig, ZooConfig
+from hyperjax.config import AutoencoderConfig, DenoiserConfig, ZooConfig
 from hyperjax.errors import HyperJaxError
 from hyperjax.hyperrep.training import used_devices
 from hyperjax.population import Engine
@@ -75,6 +75,16 @@ def autoencoder_stage(
     disk = 2 * 4 * 5 * cost.autoencoder_params(config.architecture, spec)  # two checkpoints
     work = config.training.steps * cost.autoencoder_flops(config, spec)
     return Stage(name, work, memory, local, "autoencoder", disk)
+
+
+def denoiser_stage(config: DenoiserConfig, zoo: ZooConfig, spec: WeightSpec) -> Stage:
+    """Train the denoiser."""
+    samples = zoo.split[0] * zoo.num_members * config.snapshots
+    params = cost.denoiser_params(config.graph, spec)
+    memory = cost.denoiser_bytes(config, spec) + 4 * samples * spec.num_params
+    local = min(jax.local_device_count(), max(1, config.training.batch_size // 8))
+    work = config.training.steps * cost.denoiser_flops(config, spec)
+    return Stage("denoiser", work, memory, local, "denoiser", 2 * 4 * 6 * params)
 
 
 def _on_cpu() -> bool:

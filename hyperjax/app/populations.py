@@ -6,6 +6,7 @@ have their own names, and populations of other files those of the files.
 """
 
 import dataclasses
+import functools
 import hashlib
 import json
 import time
@@ -22,12 +23,13 @@ from hyperjax.app.run import NO_LWLN, Run
 from hyperjax.app.train_population import make_population
 from hyperjax.config import to_dict
 from hyperjax.errors import HyperJaxError, unknown
-from hyperjax.hyperrep import decode, encode
+from hyperjax.hyperrep import HyperRep, decode, encode
 from hyperjax.population import evaluation
 from hyperjax.population.evaluation import Task
 from hyperjax.population.lockstep import Recipe
+from hyperjax.population.repair import repair
 from hyperjax.rng import Stream, root_key
-from hyperjax.samplers import Sampler
+from hyperjax.samplers import Sampler, Tools
 from hyperjax.store import workdir, zoo_file
 from hyperjax.types import Array
 from hyperjax.zoo import Zoo
@@ -53,9 +55,9 @@ def sources(context: Context) -> dict[str, Source]:
     trained, names = context.trained, context.samplers
     main, found = trained.main, {}
     for name in names:
-        space = samplers.get_sampler(name, trained.config.samplers, trained.zoo.spec).space
-        label = f"S_{name}" if space == "latent" else name
-        found[label] = Source(name, main, LATENT if space == "latent" else WEIGHTS)
+        sampler = samplers.get_sampler(name, trained.config.samplers, trained.zoo.spec)
+        label = f"S_{name}" if sampler.space == "latent" else name
+        found[label] = Source(name, main, LATENT if sampler.drawn == "latent" else WEIGHTS)
     if NO_LWLN in trained.pair and main != NO_LWLN:
         for name in ("kde30", "kde_anchor30"):
             if name in names:
@@ -99,19 +101,11 @@ def draw(
     check_request("" if isinstance(sampler, Sampler) else sampler, n, seed)
     model, start = run.hyperreps[name], time.monotonic()
     variational = model.config.architecture.variational
-
-    def networks(samples: Array) -> np.ndarray:
-        return np.asarray(samples if in_weights else decode(model, samples), np.float32)
-
-    def score(samples: Array) -> np.ndarray:
-        return evaluation.evaluate(run.task, networks(samples), run.task.val).accuracy
-
     asked = sampler if isinstance(sampler, str) else "sampler"
     if isinstance(sampler, str):
         samplers.check(sampler, vae=variational)
-        sampler = samplers.get_sampler(sampler, settings, model.spec, score)
-    in_weights = sampler.space == "weights"
-    if in_weights:
+        sampler = samplers.get_sampler(sampler, settings, model.spec, tools=_tools(run, model))
+    if sampler.space == "weights":
         # One snapshot a member: an average of two epochs of one member is no average of two.
         anchors, quality = run.data.train[:, -1], run.data.quality[:, -1]
     else:
@@ -121,7 +115,9 @@ def draw(
     key_fit, key_sample = jax.random.split(key)
     state = sampler.fit(key_fit, anchors, quality)
     samples = np.asarray(sampler.sample(key_sample, state, n), np.float32)
-    vectors, report = networks(samples), sampler.report(state, samples)
+    latents = samples if sampler.drawn == "latent" else None
+    vectors = np.asarray(samples if latents is None else decode(model, latents), np.float32)
+    report = sampler.report(state, samples)
     seconds = round(time.monotonic() - start, 3)
     return Zoo(
         spec=model.spec,
@@ -130,7 +126,23 @@ def draw(
         members=np.arange(n),
         metrics={},
         info=request(run, asked, n, name, seed) | {"report": report, "seconds": seconds},
-        latents=None if in_weights else samples,
+        latents=latents,
+    )
+
+
+def _tools(run: Run, model: HyperRep) -> Tools:
+    """What samplers of a run may need, made when it is needed."""
+
+    def score(vectors: Array) -> np.ndarray:
+        vectors = np.asarray(vectors, np.float32)
+        return evaluation.evaluate(run.task, vectors, run.task.val).accuracy
+
+    return Tools(
+        score=score,
+        decode=functools.partial(decode, model),
+        encode=lambda vectors: encode(model, vectors, aligned=True),
+        denoiser=lambda: run.denoiser,
+        repair=lambda vectors: repair(run.zoo.spec, run.repair, vectors),
     )
 
 
@@ -157,7 +169,13 @@ def request(run: Run, sampler: str, count: int, name: str, seed: int) -> dict[st
         "decoder": run.hyperreps.info(name)["digest"],
         "dataset": run.config.dataset,
         "zoo": run.zoo.info.get("fingerprint"),
-    }
+    } | _denoiser(run, sampler)
+
+
+def _denoiser(run: Run, sampler: str) -> dict[str, Any]:
+    """What a denoiser has to do with a draw."""
+    used = samplers.needs_denoiser(sampler)
+    return {"denoiser": run.denoiser_info["digest"]} if used else {}
 
 
 def sampled(

@@ -14,13 +14,16 @@ from hyperjax import config as config_lib
 from hyperjax import zoo
 from hyperjax.config import VARIANTS, AutoencoderConfig, Config, override
 from hyperjax.data.images import ImageData, load_images
+from hyperjax.diffusion import Denoiser
 from hyperjax.errors import HyperJaxError, unknown
 from hyperjax.hyperrep import HyperRep, weight_data
 from hyperjax.hyperrep.weight_data import WeightData
 from hyperjax.models.cnn import zoo_cnn_spec
 from hyperjax.population.evaluation import Task, make_task
 from hyperjax.population.lockstep import make_engine
-from hyperjax.store import hyperrep_file, workdir, zoo_file
+from hyperjax.population.repair import Repair, fit_repair, gaussian_inputs
+from hyperjax.rng import Stream, root_key
+from hyperjax.store import denoiser_file, hyperrep_file, moments_file, workdir, zoo_file
 from hyperjax.symmetry import alignment, nearest
 from hyperjax.symmetry.nearest import TrainModels
 from hyperjax.weights import WeightSpec
@@ -41,6 +44,9 @@ class Run:
       images: the data set, on the host.
       task: the same on the devices, with the engine that runs networks.
       data: aligned weights of the epochs that the autoencoder sees.
+      denoiser: by which the diffusion samplers draw.
+      repair: what `repair:` gives neurons back: their moments in train members, on inputs drawn
+        from the Gaussian with the training images' two moments, which train.py stores.
     """
 
     folder: Path
@@ -91,6 +97,44 @@ class Run:
     def train_models(self) -> TrainModels:
         """What samples are compared with, to tell new networks from replays."""
         return nearest.train_models(self.zoo.spec, self.data.train, self.reference)
+
+    @property
+    def denoiser(self) -> Denoiser:
+        return self._denoiser[0]
+
+    @property
+    def denoiser_info(self) -> dict[str, Any]:
+        """What was recorded with the denoiser: the chosen step, ratios, the tensors' digest."""
+        return self._denoiser[1]
+
+    @property
+    def has_denoiser(self) -> bool:
+        return workdir.denoiser_path(self.folder).exists()
+
+    @cached_property
+    def _denoiser(self) -> tuple[Denoiser, dict[str, Any]]:
+        path = workdir.denoiser_path(self.folder)
+        if not path.exists():
+            change = " and --config.denoiser.training.steps=3000"
+            raise workdir.unfinished(self.folder, path, change)
+        denoiser, info = denoiser_file.read(path)
+        if denoiser.spec != self.zoo.spec:
+            raise HyperJaxError(f"{path}: made for another architecture than the zoo's")
+        return jax.device_put(denoiser), info
+
+    @cached_property
+    def repair(self) -> Repair:
+        path = workdir.moments_path(self.folder)
+        if not path.exists():
+            raise HyperJaxError(
+                f"{path}: there are no moments of the training images, which repair: needs; "
+                "run train.py again on this workdir, with its images at hand, or put those that "
+                "another workdir of the same images has there"
+            )
+        moments, _ = moments_file.read(path)
+        key = root_key(self.config.seed, Stream.REPAIR)
+        members = self.data.train[:, -1]
+        return fit_repair(self.zoo.spec, members, gaussian_inputs(key, moments))
 
     @property
     def main(self) -> str:

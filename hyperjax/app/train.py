@@ -10,18 +10,19 @@ import jax
 import numpy as np
 
 from hyperjax import distributed, zoo
-from hyperjax.app import plan, progress, stop
+from hyperjax.app import plan, progress, stage, train_denoiser
 from hyperjax.app.progress import console
 from hyperjax.app.run import Run, main_name, set_precision, variants
+from hyperjax.app.stage import Stage
+from hyperjax.app.train_denoiser import make_moments
 from hyperjax.app.train_population import content, make_population
 from hyperjax.config import Config
 from hyperjax.data.images import ImageData
-from hyperjax.errors import HyperJaxError
 from hyperjax.hyperrep import HyperRep, statistics, training, validate
 from hyperjax.hyperrep.training import Progress, Trainer
 from hyperjax.population.lockstep import Recipe
 from hyperjax.rng import Stream, root_key
-from hyperjax.store import checkpoint, files, hyperrep_file, workdir
+from hyperjax.store import files, hyperrep_file, workdir
 
 
 def run(config: Config, folder: Path) -> Run:
@@ -30,6 +31,8 @@ def run(config: Config, folder: Path) -> Run:
     made = Run(folder, config)
     source = made.images.source  # a folder is not claimed before its images are known to be there
     with workdir.lock(folder):
+        if config.denoiser.training.steps and made.has_denoiser:
+            train_denoiser.check_denoiser(made)  # before its settings replace those of the workdir
         workdir.create(folder, config)
         missing = [path for path in _products(config, folder) if not path.exists()]
         if not missing:
@@ -47,7 +50,9 @@ def run(config: Config, folder: Path) -> Run:
 def _products(config: Config, folder: Path) -> list[Path]:
     """What a finished workdir holds."""
     names = variants(config)
-    return [workdir.zoo_path(folder), *(workdir.hyperrep_path(folder, name) for name in names)]
+    found = [workdir.zoo_path(folder), workdir.moments_path(folder)]
+    found += [workdir.hyperrep_path(folder, name) for name in names]
+    return found + ([workdir.denoiser_path(folder)] if config.denoiser.training.steps else [])
 
 
 def _compare_versions(folder: Path, entry: dict[str, Any]) -> None:
@@ -68,6 +73,7 @@ def _build(made: Run, stages: dict[str, float]) -> None:
     with _timed(stages, "zoo", path, path.with_suffix(".checkpoints")):
         title = f"zoo {config.dataset}"
         make_population(path, zoo_recipe(config, made.images), config, made.task, title)
+    make_moments(made)
     if not any(workdir.hyperrep_path(folder, name).exists() for name in variants(config)):
         if 0 in made.zoo.epochs:
             _describe_zoo(made)
@@ -77,6 +83,10 @@ def _build(made: Run, stages: dict[str, float]) -> None:
         path = workdir.hyperrep_path(folder, name)
         with _timed(stages, f"hyperrep/{name}", path, checkpoint_folder(folder, name)):
             make_hyperrep(name, made)
+    if config.denoiser.training.steps:
+        path = workdir.denoiser_path(folder)
+        with _timed(stages, "denoiser", path, train_denoiser.checkpoint_folder(made)):
+            train_denoiser.make_denoiser(made)
     main = main_name(config)
     step = made.hyperreps.info(main)["best_step"]
     console.print(f"{main} is used as of {chosen(config.autoencoder, step)}")
@@ -104,6 +114,8 @@ def _announce(made: Run) -> None:
         if not workdir.hyperrep_path(folder, name).exists():
             title = f"hyper-representation {name}"
             stages += [plan.autoencoder_stage(title, variant, config.zoo, engine.spec)]
+    if config.denoiser.training.steps and not workdir.denoiser_path(folder).exists():
+        stages += [plan.denoiser_stage(config.denoiser, config.zoo, engine.spec)]
     if stages:
         plan.announce(stages, folder, list(engine.mesh.devices.flat))
 
@@ -178,42 +190,28 @@ def chosen(config: Any, best_step: int) -> str:
 
 
 def _train(name: str, trainer: Trainer, stats: Any, run: Run, checkpoints: Path) -> Progress:
-    stage, c, data = f"hyperrep/{name}", trainer.config.training, run.data
+    c, data = trainer.config.training, run.data
     placed, placed_stats = training.place(trainer, (data.train_vectors, stats))
     key = root_key(run.config.seed, Stream.HYPERREP)
-    start, done = training.begin(trainer, key, placed, placed_stats), 0
-    step = checkpoint.latest_step(checkpoints)
-    if step is None:
-        start = training.fit_linear(trainer, start, stats, data.train_vectors)
-    else:
-        start, done = checkpoint.restore(checkpoints, step, start), step
-    workdir.forget_metrics(run.folder, stage, done if done else -1)
+
+    def begin() -> Progress:
+        return training.begin(trainer, key, placed, placed_stats)
+
+    def fitted(begun: Progress) -> Progress:
+        return training.fit_linear(trainer, begun, stats, data.train_vectors)
 
     def judged(params: Any) -> dict[str, float]:
         model = HyperRep(trainer.config, trainer.spec, params, placed_stats, run.reference)
         return validate(model, data, run.task)
 
-    current, saved, note = start, time.monotonic(), ""
-    title = f"hyper-representation {name}"
-    with progress.bar(title, c.steps, done) as advance, stop.deferred():
-        try:
-            for current, count, record in training.run(
-                trainer, start, placed, placed_stats, judged
-            ):
-                if record is not None:
-                    workdir.log_metrics(run.folder, {"stage": stage, **record})
-                    note = _note(record)
-                advance(count, note)
-                late = time.monotonic() - saved >= run.config.checkpoint_seconds
-                done += count
-                late = late and record is not None and done < c.steps
-                if done and stop.requested(late):
-                    checkpoint.save(checkpoints, done, current)
-                    saved = time.monotonic()
-                    stop.leave()
-        except HyperJaxError as error:
-            raise HyperJaxError(f"{stage}: {error}") from error
-    return current
+    def steps(begun: Progress) -> Any:
+        return training.run(trainer, begun, placed, placed_stats, judged)
+
+    about = Stage(
+        f"hyperrep/{name}", f"hyper-representation {name}", run.folder, checkpoints, c.steps,
+        run.config.checkpoint_seconds,
+    )  # fmt: skip
+    return stage.train(about, begin, fitted, steps, _note)
 
 
 def _note(record: dict[str, float]) -> str:

@@ -47,7 +47,7 @@ def fit_hyperrep(
     """
     key_split, key_train = jax.random.split(key)
     seed = int(jax.random.bits(key_split))
-    together, parts = _split(members, validation, seed)
+    together, parts = split_for_fit(members, validation, seed)
     data_config = dataclasses.replace(
         config.data, epochs_seen=tuple(int(epoch) for epoch in together.epochs)
     )
@@ -71,7 +71,7 @@ def fit_hyperrep(
     return HyperRep(config, members.spec, best, stats, reference)
 
 
-def _split(members: Zoo, validation: Zoo | None, seed: int) -> tuple[Zoo, Split]:
+def split_for_fit(members: Zoo, validation: Zoo | None, seed: int) -> tuple[Zoo, Split]:
     """Train and validation members in one zoo, and their rows."""
     if validation is None:
         rows = np.flatnonzero(zoo.valid_members(members))

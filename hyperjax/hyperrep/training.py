@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import optax.contrib
 from jax import lax
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
@@ -86,7 +87,30 @@ def optimizer(config: OptimizationConfig) -> optax.GradientTransformation:
     else:
         rate = optax.linear_schedule(0.0 if warmup else peak, peak, max(warmup, 1))
     clip = [optax.clip_by_global_norm(config.clip_norm)] if config.clip_norm else []
-    return optax.chain(*clip, optax.adamw(rate, weight_decay=config.weight_decay, mask=_trained))
+    if config.optimizer == "muon":
+        trained = optax.contrib.muon(
+            rate,
+            weight_decay=config.weight_decay,
+            adam_weight_decay=config.weight_decay,
+            consistent_rms=0.2,  # steps as large as Adam's, so that one rate suits both
+            muon_weight_dimension_numbers=_matrices,
+        )
+        step = optax.partition({True: trained, False: optax.set_to_zero()}, _trained)
+    else:
+        step = optax.adamw(rate, weight_decay=config.weight_decay, mask=_trained)
+    return optax.chain(*clip, step)
+
+
+def _matrices(params: Params) -> Params:
+    """Which parameters Muon takes: the matrices inside, between hidden features."""
+    from optax.contrib import MuonDimensionNumbers
+
+    def one(path, leaf):
+        names = [str(entry.key) for entry in path]
+        inside = any(name.startswith(("round_", "block_")) for name in names)
+        return MuonDimensionNumbers() if inside and leaf.ndim == 2 else None
+
+    return jax.tree.map_with_path(one, params)
 
 
 def _trained(params: Params) -> Params:
@@ -217,11 +241,34 @@ def run(
     stats: Statistics,
     validate: Callable[[Params], dict[str, float]],
 ) -> Iterator[tuple[Progress, int, dict[str, float] | None]]:
+    """Train on to the last step, with placed `data` and `stats`; see `run_steps`."""
+    steps = functools.partial(_steps_of, trainer, data, stats)
+    yield from run_steps(trainer, progress, steps, validate, "autoencoder")
+
+
+def _steps_of(trainer: Trainer, data: Array, stats: Statistics, state: TrainState, count: Array):
+    return train_steps(trainer, state, data, stats, count)
+
+
+def run_steps(
+    trainer: Any,
+    progress: Progress,
+    train: Callable[[Any, Array], tuple[Any, dict[str, Array]]],
+    validate: Callable[[Params], dict[str, float]],
+    field: str,
+) -> Iterator[tuple[Progress, int, dict[str, float] | None]]:
     """Train on to the last step. Yields, after every few steps: the progress, the number of steps
     done now, and, where it was validated, what came out (`validate` has to give "val_loss").
 
-    What is yielded may be saved, and is gone once the next is asked for. `data` and `stats` are
-    placed. Raises HyperJaxError if the loss is no number any more.
+    What is yielded may be saved, and is gone once the next is asked for.
+
+    Args:
+      trainer: with a `mesh`, and an `OptimizationConfig` as `config.training`.
+      train: `train(state, count)` gives the state after `count` steps and the metrics' means;
+        of states, `params` are validated and kept.
+      field: of the configuration, that the optimisation is part of.
+
+    Raises HyperJaxError if the loss is no number any more.
     """
     c, done = trainer.config.training, int(progress.state.step)
     if not done:  # a linear path may be best as it starts
@@ -232,7 +279,7 @@ def run(
         begin = done // c.eval_every * c.eval_every
         until = min(begin + c.eval_every, c.steps)
         count = min(_STEPS_PER_CALL, until - done)
-        state, means = train_steps(trainer, progress.state, data, stats, jnp.int32(count))
+        state, means = train(progress.state, jnp.int32(count))
         jax.block_until_ready(progress.sums)  # the devices are one call ahead, not more
         sums = {name: total + count * means[name] for name, total in progress.sums.items()}
         progress, done = progress._replace(state=state, sums=sums), done + count
@@ -242,7 +289,7 @@ def run(
             if not math.isfinite(means["train_loss"]):
                 raise HyperJaxError(
                     f"training diverged before step {done}: the loss is {means['train_loss']}; "
-                    "lower config field autoencoder.training.learning_rate or set its clip_norm"
+                    f"lower config field {field}.training.learning_rate or set its clip_norm"
                 )
             scores = validate(progress.state.params)
             progress = _keep_best(trainer, progress, scores)

@@ -8,6 +8,9 @@ Not in the paper: `linear_path` adds a linear encoder and decoder beside the att
 `hyperrep.linear` fits to the train members in closed form and which is then
 fixed. The attention starts at zero and learns what it misses (docs/design.md).
 
+With `network="graph"`, messages between neurons and along edges (`models.graph`) stand in for the
+attention over tokens, which knows nothing of which weight connects which neurons.
+
 With `variational` it is a variational autoencoder (paper appendix E): the encoder gives a Gaussian.
 """
 
@@ -23,6 +26,7 @@ from jax import lax
 
 from hyperjax import weights
 from hyperjax.config import ArchitectureConfig
+from hyperjax.models.graph import Embed, Readout, Round
 from hyperjax.types import Array
 from hyperjax.weights import WeightSpec
 
@@ -125,6 +129,32 @@ class Encoder(nn.Module):
 
     @nn.compact
     def __call__(self, vectors_BxD: Array, *, train: bool) -> Array | Posterior:
+        c = self.config
+        if c.network == "graph":
+            pooled = self._graph(vectors_BxD)
+        else:
+            pooled = self._tokens(vectors_BxD, train)
+        init = zeros if c.linear_path else None
+        z_BxZ = _dense(c.latent, jnp.float32, "bottleneck", init)(pooled)
+        if c.linear_path:
+            z_BxZ = z_BxZ + Fixed(c.latent, name="linear")(vectors_BxD)
+        if (
+            c.variational
+        ):  # at first the variance is the prior's, or what the linear path sets it to
+            return Posterior(z_BxZ, _dense(c.latent, jnp.float32, "log_variance", zeros)(pooled))
+        return jnp.tanh(z_BxZ) if c.tanh else z_BxZ
+
+    def _graph(self, vectors_BxD: Array) -> Array:
+        """All nodes, after messages along the edges."""
+        config, nothing = self.config.graph, jnp.zeros((len(vectors_BxD), 1))
+        graph = Embed(config, self.spec, name="embed")(vectors_BxD[:, None])
+        for i in range(config.rounds):
+            graph = Round(config, self.spec, name=f"round_{i}")(graph, nothing)
+        nodes = nn.LayerNorm(name="norm")(graph.nodes)
+        return nodes.reshape(len(nodes), -1)
+
+    def _tokens(self, vectors_BxD: Array, train: bool) -> Array:
+        """The compression token, or all tokens, after attention."""
         c, dtype = self.config, jnp.dtype(self.config.dtype)
         tokens = weights.tokenize(self.spec, vectors_BxD)
         # One embedding per layer, shared by its neurons.
@@ -145,16 +175,7 @@ class Encoder(nn.Module):
             block = Block(c.heads, c.mlp_dim, c.dropout, dtype, outputs, name=f"block_{i}")
             x_BxTxd = block(x_BxTxd, train=train)
         whole = x_BxTxd.reshape(len(x_BxTxd), -1)
-        pooled = (x_BxTxd[:, 0] if c.compression == "token" else whole).astype(jnp.float32)
-        init = zeros if c.linear_path else None
-        z_BxZ = _dense(c.latent, jnp.float32, "bottleneck", init)(pooled)
-        if c.linear_path:
-            z_BxZ = z_BxZ + Fixed(c.latent, name="linear")(vectors_BxD)
-        if (
-            c.variational
-        ):  # at first the variance is the prior's, or what the linear path sets it to
-            return Posterior(z_BxZ, _dense(c.latent, jnp.float32, "log_variance", zeros)(pooled))
-        return jnp.tanh(z_BxZ) if c.tanh else z_BxZ
+        return (x_BxTxd[:, 0] if c.compression == "token" else whole).astype(jnp.float32)
 
 
 class Decoder(nn.Module):
@@ -165,6 +186,27 @@ class Decoder(nn.Module):
 
     @nn.compact
     def __call__(self, z_BxZ: Array, *, train: bool) -> Array:
+        c, linear_BxD = self.config, jnp.zeros((len(z_BxZ), self.spec.num_params))
+        if c.linear_path:
+            linear_BxD = Fixed(self.spec.num_params, name="linear")(z_BxZ)
+        if c.network == "graph":
+            return linear_BxD + self._graph(z_BxZ, linear_BxD)
+        return linear_BxD + self._tokens(z_BxZ, train)
+
+    def _graph(self, z_BxZ: Array, linear_BxD: Array) -> Array:
+        """What messages along the edges of the linear path's networks add to them; the latent
+        reaches every node at the start, and every round."""
+        config = self.config.graph
+        condition = nn.silu(_dense(config.condition_dim, jnp.float32, "condition")(z_BxZ))
+        graph = Embed(config, self.spec, name="embed")(linear_BxD[:, None])
+        shape = graph.nodes.shape
+        more = _dense(shape[1] * shape[2], jnp.float32, "expand")(z_BxZ)
+        graph = graph._replace(nodes=graph.nodes + more.reshape(shape))
+        for i in range(config.rounds):
+            graph = Round(config, self.spec, name=f"round_{i}")(graph, condition)
+        return Readout(config, self.spec, name="readout")(graph)
+
+    def _tokens(self, z_BxZ: Array, train: bool) -> Array:
         c, dtype = self.config, jnp.dtype(self.config.dtype)
         shape = (self.spec.num_tokens, c.dim)
         x = _dense(shape[0] * shape[1], dtype, "expand")(z_BxZ.astype(dtype))
@@ -181,10 +223,7 @@ class Decoder(nn.Module):
             out = _dense(layer.token_size, dtype, f"unembed_{layer.name}", zeros)
             tokens.append(out(x_BxTxd[:, start:end]))
             start = end
-        out_BxD = weights.detokenize(self.spec, tokens).astype(jnp.float32)
-        if c.linear_path:
-            out_BxD = out_BxD + Fixed(self.spec.num_params, name="linear")(z_BxZ)
-        return out_BxD
+        return weights.detokenize(self.spec, tokens).astype(jnp.float32)
 
 
 class ProjectionHead(nn.Module):

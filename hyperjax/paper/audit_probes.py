@@ -112,11 +112,10 @@ def _untrained(trained: Run) -> HyperRep:
 
 def _components(trained: Run, vectors: Array) -> np.ndarray:
     """As many components of what the autoencoder was trained on as it has latents."""
-    from sklearn.decomposition import PCA
-
     data = trained.data.train_vectors
     count = min(trained.config.autoencoder.architecture.latent, *data.shape)
-    return PCA(count, svd_solver="full").fit(data).transform(vectors)
+    mean, components = probes.principal_components(data, count)
+    return ((vectors - mean) @ components).astype(np.float32)
 
 
 def section(context: Context, result: Result) -> Section:

@@ -15,24 +15,24 @@ from hyperjax.report.tables import Spread, Table
 from hyperjax.rng import experiment_key
 
 _PAIRS = 150  # of a population, at most, in the picture of angles
-_MEMBERS = 1000  # of the zoo, at most: all pairs are compared
+_MEMBERS = 1000  # of each split, at most: all pairs are compared
 HELD_OUT = "held-out members"
 
 
 def run(context: Context) -> Geometry:
     trained = context.trained
     data, model = trained.data, trained.hyperreps[trained.main]
-    members, held_out = data.train[:_MEMBERS], data.test[:_MEMBERS]
 
     def encoded(trajectories: np.ndarray) -> np.ndarray:
         return hyperrep.encode(model, trajectories, aligned=True)
 
-    others = {HELD_OUT: encoded(held_out).reshape(-1, model.config.architecture.latent)}
+    size = model.config.architecture.latent
+    others = {HELD_OUT: encoded(data.test[:_MEMBERS]).reshape(-1, size)}
     for label, source in sources(context).items():
         if source.kind == LATENT:
             others[label] = np.asarray(drawn(context, label).latents)
     seed = int(jax.random.bits(experiment_key(trained.config.seed, "figD")))
-    return geometry.geometry(encoded(members), others, data.quality[:_MEMBERS], seed=seed)
+    return geometry.geometry(encoded(data.train), others, data.quality, seed=seed, shown=_MEMBERS)
 
 
 def section(context: Context, result: Geometry) -> Section:
@@ -109,8 +109,8 @@ def _table(result: Geometry) -> Table:
         tuple(rows),
         note="mean ± standard deviation over latents or pairs. Effective dimension: 1 / mean "
         "squared cosine, the number of dimensions in which independent directions have such "
-        "angles. A cosine of 1 to the nearest train latent is a replay, up to length; train "
-        "members are compared with other members.",
+        "angles. A cosine of 1 to the nearest train latent, of all of them, is a replay, up "
+        "to length; train members are compared with other members.",
     )  # fmt: skip
 
 

@@ -1,5 +1,6 @@
 """Populations of networks in lock step: one member, mapped (`engine`); any number of members on the
-images of a task (`evaluation`); trained epoch by epoch (`lockstep`)."""
+images of a task (`evaluation`); trained epoch by epoch (`lockstep`); with their neurons' moments
+repaired (`repair`)."""
 
 from hyperjax.population.engine import (
     Engine,
@@ -16,4 +17,13 @@ from hyperjax.population.engine import (
     place_members,
     start,
     train_epoch,
+)
+from hyperjax.population.repair import (  # `population.repair` itself is the module
+    Moments,
+    Repair,
+    fit_repair,
+    gaussian_inputs,
+    image_inputs,
+    image_moments,
+    repair_member,
 )

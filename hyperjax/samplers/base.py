@@ -26,10 +26,11 @@ class Sampler(NamedTuple):
         sampler's own docstring says that it lives on the host.
       sample: `sample(key, state, n) -> f32[n, Z]`. Pure; compiled once for each `n`, except
         on the host.
-      space: what the anchors and the samples are, "latent" or "weights" (aligned vectors).
+      space: what the anchors are, "latent" or "weights" (aligned vectors).
       description: one line, for `--help` and for reports.
       report: `report(state, samples) -> {name: float}`, what is worth recording with samples
         that `sample` drew from that state.
+      draws: what the samples are, where they are not what the anchors are.
     """
 
     fit: Callable[[Key, Array, Array], Any]
@@ -37,6 +38,31 @@ class Sampler(NamedTuple):
     space: str
     description: str
     report: Callable[[Any, Array], dict[str, float]] = nothing
+    draws: str = ""
+
+    @property
+    def drawn(self) -> str:
+        """What the samples are, "latent" or "weights"."""
+        return self.draws or self.space
+
+
+class Tools(NamedTuple):
+    """What samplers may need beside anchors; asked for only by those that need it.
+
+    Attributes:
+      score: `score(networks f32[n, D]) -> f32[n]`, higher is better; of samples of latents as they
+        are where there is no `decode`.
+      decode: latents -> weight vectors.
+      encode: aligned weight vectors -> latents.
+      denoiser: gives the `hyperjax.diffusion.Denoiser`.
+      repair: aligned weight vectors -> weight vectors, see `hyperjax.population.repair`.
+    """
+
+    score: Callable[[Array], Array] | None = None
+    decode: Callable[[Array], Array] | None = None
+    encode: Callable[[Array], Array] | None = None
+    denoiser: Callable[[], Any] | None = None
+    repair: Callable[[Array], Array] | None = None
 
 
 def make(

@@ -34,13 +34,22 @@ def subsample(sampler: Sampler, score: Score, factor: int) -> Sampler:
         return drawn[_ranked(score, drawn, n)]
 
     description = f"{sampler.description}; the best of {factor} times as many, by score"
-    return make(sampler.fit, sample, sampler.space, description, sampler.report)
+    made = make(sampler.fit, sample, sampler.space, description, sampler.report)
+    return made._replace(draws=sampler.draws)
 
 
 def bootstrap(
-    sampler: Sampler, score: Score, *, rounds: int, draws: int, fraction: float
+    sampler: Sampler,
+    score: Score,
+    *,
+    rounds: int,
+    draws: int,
+    fraction: float,
+    anchors_of: Callable[[Array], Array] | None = None,
 ) -> Sampler:
     """Refit `sampler` for some rounds on the best `fraction` of `draws` of its own samples.
+
+    `anchors_of` makes anchors of samples, where they are of another space.
 
     Fitting raises HyperJaxError if the score of fewer samples than that is a number, and
     whatever the sampler itself raises for so many anchors.
@@ -60,6 +69,7 @@ def bootstrap(
             draw_key, fit_key = jax.random.split(round_key)
             drawn = sampler.sample(draw_key, state, draws)
             chosen = np.asarray(drawn)[_ranked(score, drawn, kept)]
+            chosen = anchors_of(chosen) if anchors_of else chosen
             # Of equal quality, so that a `...30` sampler does not choose among the chosen.
             state = sampler.fit(fit_key, chosen, np.ones(kept, np.float32))
         return state

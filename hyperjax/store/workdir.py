@@ -31,7 +31,7 @@ from hyperjax.store.upgrade import upgraded
 
 MAY_DIFFER = (  # beginnings of the fields that do not change what train.py has made
     "data_dir", "checkpoint_seconds", "zoo.conv", "zoo.mapping", "zoo.chunk_size",
-    "autoencoder.variants", "samplers.", "evaluation.",
+    "autoencoder.variants", "denoiser.", "samplers.", "evaluation.",
 )  # fmt: skip
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "scipy")
 
@@ -42,6 +42,14 @@ def zoo_path(workdir: Path) -> Path:
 
 def hyperrep_path(workdir: Path, name: str) -> Path:
     return workdir / "hyperrep" / f"{name}.safetensors"
+
+
+def moments_path(workdir: Path) -> Path:
+    return workdir / "zoo" / "moments.safetensors"
+
+
+def denoiser_path(workdir: Path) -> Path:
+    return workdir / "denoiser" / "denoiser.safetensors"
 
 
 def create(workdir: Path, config: Config) -> None:

@@ -10,10 +10,12 @@ The inner products are of the raw weights, not divided by each layer's standard 
 minimise the plain distance, and averages of aligned members of a small MNIST zoo were more
 accurate than with the division (pairs 72 % against 69 %, of eight 60 % against 53 %).
 
-Runs on the host with NumPy and SciPy: batched over networks, except for the assignments.
+Runs on the host with NumPy and SciPy: batched over networks, except for the assignments, and in
+blocks of networks, so that memory does not grow with their number.
 """
 
 import itertools
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import jax
@@ -27,6 +29,8 @@ from hyperjax.types import Array
 from hyperjax.weights import WeightSpec, split_layer
 
 _apply = jax.jit(symmetry.apply, static_argnums=0)
+_BLOCK = 512  # networks that are matched together, in float64
+_LEAST = 64  # networks that are transformed together
 _TOLERANCE = 1e-9  # relative; an assignment changes only if it gains more, so that sweeps end
 
 
@@ -43,7 +47,7 @@ class Alignment(NamedTuple):
 
 
 class _Layer(NamedTuple):
-    """One layer of N networks, or of the reference without the axis N."""
+    """One layer of N networks."""
 
     weights: np.ndarray  # [N, neurons, inputs, block], see symmetry.input_blocks
     bias: np.ndarray  # [N, neurons]
@@ -70,23 +74,29 @@ def align(
     Raises HyperJaxError if shapes do not fit or a value is not finite.
     """
     vectors, reference = _checked(spec, vectors, 2), _checked(spec, reference, 1)
-    own, target = balance(spec, vectors), balance(spec, reference[None])
-    start = _transformed(spec, own, vectors), _transformed(spec, target, reference[None])[0]
-    matching = _match(spec, *start, iterations)
-    scales = (
-        sign * np.take_along_axis(scale, permutation, axis=1) / target_scale
-        for permutation, sign, scale, target_scale in zip(
-            *matching, own.scales, target.scales, strict=True
-        )
-    )
-    transform = Transform(matching.permutations, tuple(scales))
-    return _transformed(spec, transform, vectors), transform
+    return _align(spec, vectors, reference[None], iterations)
+
+
+def align_pairs(
+    spec: WeightSpec, vectors: Array, references: Array, *, iterations: int = 20
+) -> tuple[np.ndarray, Transform]:
+    """`align`, but each network float32[N, D] to a reference of its own, float32[N, D]."""
+    vectors, references = _checked(spec, vectors, 2), _checked(spec, references, 2)
+    return _align(spec, vectors, references, iterations)
 
 
 def align_trajectories(spec: WeightSpec, trajectories: Array, reference: Array) -> np.ndarray:
     """Align trajectories float32[M, E, D], each by its last snapshot, so that it stays one."""
-    _, transform = align(spec, trajectories[:, -1], reference)
-    return _transformed(spec, transform, trajectories)
+    aligned = np.empty(np.shape(trajectories), np.float32)
+    for block in blocks(len(aligned), _BLOCK):
+        _, transform = align(spec, trajectories[block, -1], reference)
+        aligned[block] = transformed(spec, transform, trajectories[block])
+    return aligned
+
+
+def blocks(count: int, size: int) -> Iterator[slice]:
+    """Consecutive parts of `count` things, of at most `size` each."""
+    return (slice(begin, min(begin + size, count)) for begin in range(0, count, size))
 
 
 def find_reference(
@@ -112,14 +122,14 @@ def find_reference(
             f"a reference needs at least one vector, restart and iteration; got {len(vectors)}, "
             f"{restarts} and {iterations}"
         )
-    vectors = _transformed(spec, balance(spec, vectors), vectors)
+    vectors = transformed(spec, balance(spec, vectors), vectors)
     norm = max(np.mean(np.sum(vectors**2, axis=1)), np.finfo(np.float32).tiny)
     best = Alignment(vectors[0], -1.0)
     for first in np.random.default_rng(seed).permutation(len(vectors))[:restarts]:
         reference, previous = vectors[first], -1.0
         for _ in range(iterations):
             mean = align(spec, vectors, reference)[0].mean(axis=0)
-            reference = _transformed(spec, balance(spec, mean[None]), mean[None])[0]
+            reference = transformed(spec, balance(spec, mean[None]), mean[None])[0]
             score = float(np.sum(mean**2) / norm)
             if score > best.score:
                 best = Alignment(reference, score)
@@ -127,6 +137,19 @@ def find_reference(
                 break
             previous = score
     return best
+
+
+def transformed(spec: WeightSpec, transform: Transform, vectors: Array) -> np.ndarray:
+    """`symmetry.apply` on the host, for N transforms of vectors [N, D] or trajectories [N, E, D].
+
+    A few more are transformed than are asked for, so that most numbers share a compiled program.
+    """
+    if (count := len(vectors)) == 0:
+        return np.asarray(vectors)
+    step = 1 << max(0, count.bit_length() - 3)
+    size = max(_LEAST, -(-count // step) * step)
+    filled = jax.tree.map(lambda x: np.resize(x, (size, *x.shape[1:])), (transform, vectors))
+    return np.asarray(_apply(spec, *filled))[:count]
 
 
 def balance(spec: WeightSpec, vectors: Array, *, iterations: int = 200) -> Transform:
@@ -160,22 +183,53 @@ def balance(spec: WeightSpec, vectors: Array, *, iterations: int = 200) -> Trans
     return transform._replace(scales=scales)
 
 
-def _match(
-    spec: WeightSpec, vectors: np.ndarray, reference: np.ndarray, iterations: int
+def _align(
+    spec: WeightSpec, vectors: np.ndarray, references: np.ndarray, iterations: int
+) -> tuple[np.ndarray, Transform]:
+    """Align vectors [N, D] to their references [N, D], or all to one [1, D]."""
+    aligned, transform = np.empty_like(vectors), _identity(spec, len(vectors))
+    for block in blocks(len(vectors), _BLOCK):
+        part = vectors[block]
+        target = references if len(references) == 1 else references[block]
+        found = _align_block(spec, part, target, iterations)
+        aligned[block] = transformed(spec, found, part)
+        for whole, field in zip(jax.tree.leaves(transform), jax.tree.leaves(found), strict=True):
+            whole[block] = field
+    return aligned, transform
+
+
+def _align_block(
+    spec: WeightSpec, vectors: np.ndarray, references: np.ndarray, iterations: int
 ) -> Transform:
-    """Match vectors [N, D] to a reference [D] by permutations and signs.
+    own, target = balance(spec, vectors), balance(spec, references)
+    start = transformed(spec, own, vectors), transformed(spec, target, references)
+    matching = _match(spec, *start, iterations)
+    scales = (
+        sign * np.take_along_axis(scale, permutation, axis=1) / target_scale
+        for permutation, sign, scale, target_scale in zip(
+            *matching, own.scales, target.scales, strict=True
+        )
+    )
+    return Transform(matching.permutations, tuple(scales))
+
+
+def _match(
+    spec: WeightSpec, vectors: np.ndarray, references: np.ndarray, iterations: int
+) -> Transform:
+    """Match vectors [N, D] to references [N, D], or all to one [1, D], by permutations and signs.
 
     The start matches layer after layer by incoming weights alone. It does not depend on the
     order that the neurons have now, and is already right for networks equal up to symmetry.
     Networks that it leads farther away than they were start again from where they were.
     """
-    layers, target = (_layers(spec, np.asarray(v, np.float64)) for v in (vectors, reference))
+    layers, target = (_layers(spec, np.asarray(v, np.float64)) for v in (vectors, references))
     matching, rows = _identity(spec, len(vectors)), np.arange(len(vectors))
     for i, signed in enumerate(symmetry.sign_symmetric(spec)):
         similarity = _incoming(layers, target, matching, i, rows)
         matching.permutations[i][:], matching.scales[i][:] = _assign(similarity, signed)
     _improve(spec, layers, target, matching, rows, iterations)
-    worse = _transformed(spec, matching, vectors) @ reference < vectors @ reference
+    moved = transformed(spec, matching, vectors)
+    worse = np.sum((moved - vectors) * references, axis=1) < 0
     unchanged = jax.tree.leaves(symmetry.identity(spec))
     for field, neutral in zip(jax.tree.leaves(matching), unchanged, strict=True):
         field[worse] = neutral
@@ -216,8 +270,9 @@ def _incoming(layers, target, matching: Transform, i: int, rows: np.ndarray) -> 
         before = matching.permutations[i - 1][rows][:, None, :, None]
         signs = matching.scales[i - 1][rows][:, None, :, None]
         weights = np.take_along_axis(weights, before, axis=2) * signs
-    products = np.einsum("oik,nqik->noq", target[i].weights, weights, optimize=True)
-    return products + target[i].bias[:, None] * bias[:, None, :]
+    wanted = _of(target[i].weights, rows)
+    products = _flat(wanted) @ _flat(weights).swapaxes(1, 2)
+    return products + _of(target[i].bias, rows)[:, :, None] * bias[:, None, :]
 
 
 def _outgoing(layers, target, matching: Transform, i: int, rows: np.ndarray) -> np.ndarray:
@@ -227,7 +282,17 @@ def _outgoing(layers, target, matching: Transform, i: int, rows: np.ndarray) -> 
         after = matching.permutations[i + 1][rows][:, :, None, None]
         signs = matching.scales[i + 1][rows][:, :, None, None]
         weights = np.take_along_axis(weights, after, axis=1) * signs
-    return np.einsum("jok,njqk->noq", target[i + 1].weights, weights, optimize=True)
+    wanted = _of(target[i + 1].weights, rows)
+    return _flat(wanted.swapaxes(1, 2)) @ _flat(weights.swapaxes(1, 2)).swapaxes(1, 2)
+
+
+def _of(targets: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """Those of the `rows`, where each network has its own reference."""
+    return targets if len(targets) == 1 else targets[rows]
+
+
+def _flat(weights: np.ndarray) -> np.ndarray:
+    return weights.reshape(*weights.shape[:2], -1)
 
 
 def _assign(similarity: np.ndarray, signed: bool) -> tuple[np.ndarray, np.ndarray]:
@@ -260,10 +325,6 @@ def _identity(spec: WeightSpec, count: int) -> Transform:
     """Identities for `count` networks, in memory that can be written to."""
     one = symmetry.identity(spec)
     return jax.tree.map(lambda field: np.tile(np.asarray(field), (count, 1)), one)
-
-
-def _transformed(spec: WeightSpec, transform: Transform, vectors: np.ndarray) -> np.ndarray:
-    return np.asarray(_apply(spec, transform, vectors))
 
 
 def _checked(spec: WeightSpec, vectors: Array, ndim: int) -> np.ndarray:

@@ -9,22 +9,27 @@ A matching to every train model would take hours. Hence networks are first compa
 and as aligned to the train models' common reference, which is fast; then the few train models
 that are nearest so are aligned to each network itself.
 
-Runs on the host in float64: differences of large sums lose no replica.
+Runs on the host, in time linear in the number of train models and in blocks of them, whatever
+their number. Products in float32 choose the few nearest; these are measured again in float64,
+for differences of large sums would lose replicas.
 """
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
-import jax
 import numpy as np
 
-from hyperjax import symmetry
 from hyperjax.symmetry import alignment
+from hyperjax.symmetry.alignment import blocks
 from hyperjax.types import Array
 from hyperjax.weights import WeightSpec
 
-_apply = jax.jit(symmetry.apply, static_argnums=0)
 _CANDIDATES = 5  # train members that are aligned to each network
 _MIXED = 32  # train members, at most, of whose weighted averages a network may be one
+_SPARE = 8  # more than are asked for, to choose from: float32 may mistake the order of equals
+_SPACED = 1000  # train members, at most, over which their distances to the others are averaged
+_QUERIES = 50  # networks that are compared at a time,
+_BLOCK_BYTES = 2**25  # with so much of the train models
 _RIDGE = 1e-10  # relative; an average among the points makes their products singular
 
 
@@ -44,27 +49,55 @@ class Distances(NamedTuple):
     mixture: np.ndarray  # float64[M]: to the nearest weighted average of train members, if asked
 
 
+class Neighbours(NamedTuple):
+    """The K train members nearest to each of M networks, the nearest first."""
+
+    members: np.ndarray  # int[M, K]
+    snapshots: np.ndarray  # int[M, K]: which of each member's is the nearest
+    far: np.ndarray  # float64[M, K]: how far that is
+
+
 def train_models(spec: WeightSpec, trajectories: Array, reference: Array) -> TrainModels:
     """Trajectories float32[T, E, D] in the form that distances are measured in.
 
-    Each is aligned by its last snapshot; those that are aligned already stay as they are.
+    Each is aligned by its last snapshot; where all are aligned already, they are not copied. The
+    spacing is that of at most 1,000 members, evenly spaced, to all others.
 
     >>> train = hj.train_models(zoo.spec, zoo.weights, hr.reference)
     >>> train.spacing > 0
     True
     """
     reference = balanced(spec, np.asarray(reference, np.float32)[None])[0]
-    vectors = alignment.align_trajectories(spec, np.asarray(trajectories, np.float32), reference)
+    vectors = _aligned(spec, np.asarray(trajectories, np.float32), reference)
     train = TrainModels(spec, vectors, reference, float("nan"))
     if len(vectors) < 2:
         return train
-    far = distances(train, vectors[:, -1], own=np.arange(len(vectors)), mixtures=False)
+    own = evenly_spaced(len(vectors))
+    far = distances(train, vectors[own, -1], own=own, mixtures=False)
     return train._replace(spacing=float(far.member.mean()))
+
+
+def _aligned(spec: WeightSpec, trajectories: np.ndarray, reference: np.ndarray) -> np.ndarray:
+    """As `align_trajectories`, but the trajectories themselves while that changes nothing."""
+    aligned = trajectories
+    for block in _blocks(len(trajectories), trajectories):
+        part = alignment.align_trajectories(spec, trajectories[block], reference)
+        if aligned is trajectories and not np.array_equal(part, trajectories[block]):
+            aligned = trajectories.copy()
+        if aligned is not trajectories:
+            aligned[block] = part
+    return aligned
+
+
+def evenly_spaced(members: int) -> np.ndarray:
+    """Of so many train members the at most 1,000 by which distances among them are measured."""
+    return np.linspace(0, members - 1, min(members, _SPACED)).round().astype(int)
 
 
 def balanced(spec: WeightSpec, vectors: Array) -> np.ndarray:
     """Vectors float32[M, D] with the scales that make them smallest; as they are for tanh."""
-    return np.asarray(_apply(spec, alignment.balance(spec, vectors), vectors))
+    vectors = np.asarray(vectors)
+    return alignment.transformed(spec, alignment.balance(spec, vectors), vectors)
 
 
 def novelty(train: TrainModels, vectors: Array) -> np.ndarray:
@@ -97,66 +130,118 @@ def distances(
 
     Raises HyperJaxError if the networks do not fit the train models' architecture.
     """
-    framed = [
+    vectors, own = np.asarray(vectors), None if own is None else np.asarray(own)
+    member, mixture = np.empty((2, len(vectors)))
+    for block in blocks(len(vectors), _QUERIES):
+        others = None if own is None else own[block]
+        member[block], mixture[block] = _distances(train, vectors[block], others, mixtures)
+    return Distances(member, mixture)
+
+
+def _distances(
+    train: TrainModels, vectors: np.ndarray, own: np.ndarray | None, mixtures: bool
+) -> Distances:
+    """`distances` of a few networks: as they came, and as aligned to the common reference."""
+    frames = np.stack([
         balanced(train.spec, vectors),
         alignment.align(train.spec, vectors, train.reference)[0],
-    ]
-    tables = [nearest_snapshots(frame, train.vectors) for frame in framed]
-    if own is not None:
-        for far, _ in tables:
-            far[np.arange(len(far)), own] = np.inf
-    count = len(train.vectors) - (own is not None)
-    member, mixture = np.empty(len(vectors)), np.full(len(vectors), np.inf)
-    for i in range(len(vectors)):
-        views = [_View(frame[i], far[i], snapshot[i], count)
-                 for frame, (far, snapshot) in zip(framed, tables, strict=True)]  # fmt: skip
-        nearer = min(views, key=lambda view: view.far.min())
-        member[i] = min(nearer.far.min(), _to_members(train, nearer))
-        if mixtures:
-            differ = not np.array_equal(views[0].vector, views[1].vector)
-            mixture[i] = min(_to_mixture(train, view) for view in views[: 1 + differ])
+    ])  # fmt: skip
+    most = _MIXED if mixtures else _CANDIDATES
+    both = nearest_members(
+        np.concatenate(frames), train.vectors, most, own=None if own is None else np.tile(own, 2)
+    )
+    near = Neighbours(*(field.reshape(*frames.shape[:2], -1) for field in both))
+    rows, nearer = np.arange(len(vectors)), near.far[:, :, 0].argmin(axis=0)
+    chosen = Neighbours(*(field[nearer, rows] for field in near))
+    member = np.minimum(chosen.far[:, 0], _to_members(train, frames[nearer, rows], chosen))
+    mixture = np.full(len(vectors), np.inf)
+    for i in rows if mixtures else ():
+        differ = not np.array_equal(*frames[:, i])
+        mixture[i] = min(_to_mixture(train, frames[frame, i],
+                                     near.members[frame, i], near.snapshots[frame, i])
+                         for frame in range(1 + differ))  # fmt: skip
     return Distances(member, np.minimum(mixture, member) if mixtures else mixture)
 
 
-class _View(NamedTuple):
-    """One network in one frame."""
-
-    vector: np.ndarray  # float32[D]
-    far: np.ndarray  # float64[T]: to the nearest snapshot of each train member, in this frame
-    snapshot: np.ndarray  # int[T]: which snapshot that is
-    count: int  # members to compare with
-
-    def nearest(self, most: int) -> np.ndarray:
-        """The nearest members, int[K]."""
-        return np.argsort(self.far, kind="stable")[: min(most, self.count)]
-
-
-def _to_members(train: TrainModels, view: _View) -> float:
-    """Distance of a network to the nearest members, aligned to it by their nearest snapshots; the
-    first by each of its snapshots, so that a replica of any is recovered exactly."""
-    members, snapshots = view.nearest(_CANDIDATES), np.arange(train.vectors.shape[1])
-    by = np.concatenate([view.snapshot[members], snapshots])
-    members = np.concatenate([members, np.repeat(members[0], len(snapshots))])
-    _, transform = alignment.align(train.spec, train.vectors[members, by], view.vector)
-    moved = np.asarray(_apply(train.spec, transform, train.vectors[members]), np.float64)
-    return float(np.linalg.norm(moved - view.vector, axis=-1).min())
+def _to_members(train: TrainModels, vectors: np.ndarray, near: Neighbours) -> np.ndarray:
+    """Distances of networks to their nearest members, aligned to them by their nearest snapshots;
+    the first by each of its snapshots, so that a replica of any is recovered exactly."""
+    snapshots = np.arange(train.vectors.shape[1])
+    members, by = near.members[:, :_CANDIDATES], near.snapshots[:, :_CANDIDATES]
+    members = np.concatenate([members, np.repeat(members[:, :1], len(snapshots), 1)], axis=1)
+    by = np.concatenate([by, np.tile(snapshots, (len(vectors), 1))], axis=1)
+    found = np.empty(members.shape)
+    flat, targets = members.ravel(), np.repeat(vectors, members.shape[1], axis=0)
+    for block in _blocks(found.size, train.vectors):
+        trajectories, goal = train.vectors[flat[block]], targets[block]
+        starts = trajectories[np.arange(len(goal)), by.ravel()[block]]
+        _, transform = alignment.align_pairs(train.spec, starts, goal)
+        moved = alignment.transformed(train.spec, transform, trajectories)
+        found.ravel()[block] = _squares(moved - goal[:, None]).min(axis=1)
+    return np.sqrt(found.min(axis=1))
 
 
-def _to_mixture(train: TrainModels, view: _View) -> float:
+def _to_mixture(
+    train: TrainModels, vector: np.ndarray, members: np.ndarray, snapshots: np.ndarray
+) -> float:
     """Distance to the averages of the nearest members' nearest and last snapshots."""
-    members = view.nearest(_MIXED)
-    near = train.vectors[members, view.snapshot[members]], train.vectors[members, -1]
-    return to_hull(view.vector, np.concatenate(near))
+    near = train.vectors[members, snapshots], train.vectors[members, -1]
+    return to_hull(vector, np.concatenate(near))
 
 
-def nearest_snapshots(vectors: Array, trajectories: Array) -> tuple[np.ndarray, np.ndarray]:
-    """Distances float64[M, T] of vectors [M, D] to the nearest snapshot of each of the
-    trajectories [T, E, D], as they are, and which snapshot that is, int[M, T]."""
-    flat = np.asarray(trajectories, np.float64).reshape(-1, trajectories.shape[-1])
-    vectors = np.asarray(vectors, np.float64)
-    squares = np.sum(vectors**2, axis=1)[:, None] + np.sum(flat**2, axis=1) - 2 * vectors @ flat.T
-    squares = np.maximum(squares, 0).reshape(len(vectors), *trajectories.shape[:2])
-    return np.sqrt(squares.min(axis=2)), squares.argmin(axis=2)
+def nearest_members(
+    vectors: Array, trajectories: Array, most: int, *, own: Array | None = None
+) -> Neighbours:
+    """Of trajectories [T, E, D] the at most `most` that come nearest to each of the vectors [M, D],
+    all as they are; with `own` int[M] another than that one."""
+    vectors = np.asarray(vectors)
+    most = min(most, len(trajectories) - (own is not None))
+    chosen = _preselected(vectors, trajectories, most + _SPARE, own)
+    members, snapshots = np.empty((2, len(vectors), most), int)
+    far = np.empty((len(vectors), most))
+    for i, candidates in enumerate(chosen):
+        candidates = np.sort(candidates if own is None else candidates[candidates != own[i]])
+        difference = trajectories[candidates] - vectors[i].astype(np.float64)
+        squares = _squares(difference)
+        order = np.argsort(squares.min(axis=1), kind="stable")[:most]
+        members[i], snapshots[i] = candidates[order], squares[order].argmin(axis=1)
+        far[i] = np.sqrt(squares[order].min(axis=1))
+    return Neighbours(members, snapshots, far)
+
+
+def _preselected(
+    vectors: np.ndarray, trajectories: Array, most: int, own: Array | None
+) -> np.ndarray:
+    """Of trajectories [T, E, D] those nearest to each of the vectors [M, D] by float32, in no
+    order, int[M, min(most, T)]."""
+    vectors = vectors.astype(np.float32)
+    members, squares = np.zeros((len(vectors), 0), int), np.zeros((len(vectors), 0), np.float32)
+    for block in _blocks(len(trajectories), trajectories):
+        part = np.asarray(trajectories[block], np.float32)
+        flat = part.reshape(-1, part.shape[-1])
+        # less the square of the vector itself, which changes no order
+        products = np.einsum("nd,nd->n", flat, flat) - 2 * vectors @ flat.T
+        table = products.reshape(len(vectors), *part.shape[:2]).min(axis=2)
+        numbers = np.arange(block.start, block.stop)
+        if own is not None:
+            table[np.asarray(own)[:, None] == numbers] = np.inf
+        members = np.concatenate([members, np.tile(numbers, (len(vectors), 1))], axis=1)
+        squares = np.concatenate([squares, table], axis=1)
+        if squares.shape[1] > most:
+            kept = np.argpartition(squares, most - 1, axis=1)[:, :most]
+            members, squares = (np.take_along_axis(x, kept, axis=1) for x in (members, squares))
+    return members
+
+
+def _blocks(count: int, trajectories: Array) -> Iterator[slice]:
+    """Parts of `count` trajectories such as these [T, E, D], few enough for memory."""
+    each = 4 * max(1, trajectories.shape[1] * trajectories.shape[2])
+    return blocks(count, max(1, _BLOCK_BYTES // each))
+
+
+def _squares(differences: np.ndarray) -> np.ndarray:
+    """Squared norms float64[...] of vectors [..., D]."""
+    return np.einsum("...d,...d->...", differences, differences, dtype=np.float64)
 
 
 def to_hull(vector: Array, points: Array) -> float:

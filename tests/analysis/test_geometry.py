@@ -77,3 +77,27 @@ def test_planes():
     assert np.linalg.norm(centres[0] - centres[1]) > 2 * radius
     again = geometry.embed({geometry.TRAIN: train, "far": far}, 3)
     np.testing.assert_array_equal(again["far"], result.umap["far"])
+
+
+def test_pictures_show_some_but_the_nearest_is_of_all(monkeypatch):
+    """The first members alone make clouds and planes; the last one is the nearest of the others."""
+    monkeypatch.setattr(geometry, "embed", lambda latents, seed: latents)
+    trajectories = RNG.normal(size=(5, 2, 6))
+    trajectories[4, 1] = 3 * trajectories[0, 0]
+    others, quality = 2 * trajectories[4, :1], RNG.random((5, 2))
+    result = geometry.geometry(trajectories, {"others": others}, quality, seed=0, shown=3)
+    every, shown = trajectories.reshape(10, 6), trajectories[:3].reshape(6, 6)
+    np.testing.assert_array_equal(result.quality, quality[:3].reshape(6))
+    np.testing.assert_array_equal(result.umap[geometry.TRAIN], shown)
+    assert [len(xy) for xy in result.pca.values()] == [6, 1]
+    np.testing.assert_allclose(result.pca[geometry.TRAIN].mean(axis=0), 0, atol=1e-12)
+    cloud = result.clouds[geometry.TRAIN]
+    np.testing.assert_allclose(cloud.norms, np.linalg.norm(shown, axis=1))
+    assert len(cloud.cosines) == 15
+    between, owners = 1 - cdist(shown, every, "cosine"), np.repeat(np.arange(5), 2)
+    between[np.repeat(np.arange(3), 2)[:, None] == owners] = -np.inf
+    np.testing.assert_allclose(cloud.nearest, between.max(axis=1))
+    assert cloud.nearest[0] == pytest.approx(1)  # of a member that is not shown
+    np.testing.assert_allclose(result.clouds["others"].nearest, 1)
+    whole = geometry.geometry(trajectories, {}, quality, seed=0, shown=9)
+    np.testing.assert_array_equal(whole.quality, quality.reshape(10))

@@ -9,10 +9,10 @@ from population_cases import random_task
 
 from hyperjax import symmetry
 from hyperjax.analysis import metrics, novelty
-from hyperjax.analysis.novelty import Audit, Novelty
+from hyperjax.analysis.novelty import PLAIN, REPAIRED, Audit, Novelty
 from hyperjax.errors import HyperJaxError
 from hyperjax.models.cnn import zoo_cnn_spec
-from hyperjax.paper import audit_novelty as task
+from hyperjax.paper.novelty_section import baseline_table
 from hyperjax.population import evaluation
 from hyperjax.symmetry import nearest
 
@@ -25,7 +25,7 @@ def audit(weights, accuracy, behaviour=None, mixture=None, replica=None):
     weights, accuracy = np.asarray(weights, float), np.asarray(accuracy, float)
     behaviour = weights if behaviour is None else np.asarray(behaviour, float)
     mixture = weights if mixture is None else np.asarray(mixture, float)
-    return Audit(accuracy, weights, behaviour, mixture, replica, 0)
+    return Audit(accuracy, weights, behaviour, mixture, 0 * weights, replica, 0)
 
 
 # --- the frontier -----------------------------------------------------------------------
@@ -93,12 +93,12 @@ def test_the_table_marks_the_whole_frontier():
         f"noise {i}": audit(0.1 * i + RNG.random(40), 0.9 - 0.08 * i + 0.01 * RNG.random(40))
         for i in range(9)
     }
-    edge = {axis: novelty.frontier(*novelty.points(audits.values(), axis).T)
+    edge = {axis: {PLAIN: novelty.frontier(*novelty.points(audits.values(), axis).T)}
             for axis in novelty.AXES}  # fmt: skip
-    table = task._baseline_table(Novelty({}, audits, {}, edge, 0.0, 1.0))
+    table = baseline_table(Novelty({}, {}, {PLAIN: audits}, {}, edge, 0.0, 1.0), PLAIN)
     marked = [row[-1] or "" for row in table.rows]
     for axis, title in (("weights", "in weights"), ("behaviour", "in behaviour")):
-        assert sum(title in words for words in marked) == len(edge[axis][0]) > 1
+        assert sum(title in words for words in marked) == len(edge[axis][PLAIN][0]) > 1
 
 
 def test_interval_has_the_width_of_the_delta_method():
@@ -112,6 +112,30 @@ def test_interval_has_the_width_of_the_delta_method():
     ]
     expected = 2 * 1.96 * np.std(noise + slope * x) / np.sqrt(size)
     assert np.diff(found.interval)[0] == pytest.approx(expected, rel=0.05)
+
+
+def test_the_band_of_a_frontier():
+    """Around it; of a baseline alone, as wide as the standard error says, and level."""
+    size, std = 400, 0.03
+    one = {"noise": audit(np.full(size, 0.5), 0.8 + std * RNG.normal(size=size))}
+    at = np.array([0.0, 0.5, 1.0, 2.0])
+    low, high = novelty.band(one, "weights", at, bootstrap=4000, seed=0)
+    np.testing.assert_allclose(high - low, 2 * 1.96 * std / np.sqrt(size), rtol=0.12)
+    assert np.ptp(low) == np.ptp(high) == 0
+    spread = np.linspace(-0.05, 0.05, 41)
+    base = {f"{x}": audit(x + spread, 1 - 0.5 * x + spread) for x in (0.0, 0.5, 1.0)}
+    low, high = novelty.band(base, "behaviour", at, bootstrap=999, seed=0)
+    middle = novelty.height(at, novelty.frontier(*novelty.points(base.values(), "behaviour").T))
+    assert np.all((low < middle) & (middle < high))
+    again = novelty.band(base, "behaviour", at, bootstrap=999, seed=0)
+    np.testing.assert_array_equal((low, high), again)
+    steady = {f"{x}": audit(np.full(9, x), np.full(9, 1 - 0.5 * x)) for x in (0.0, 0.5, 1.0)}
+    for end in novelty.band(steady, "weights", at, bootstrap=9, seed=0):
+        np.testing.assert_allclose(end, [1, 0.75, 0.5, 0.5])
+
+
+def test_the_band_of_nothing():
+    assert np.isnan(novelty.band({}, "weights", [0.3, 0.5], bootstrap=9, seed=0)).all()
 
 
 def test_shares():
@@ -157,7 +181,7 @@ def result(small_task, train):
     noise = RNG.normal(0, 0.1, last.shape).astype(np.float32)
     done = []
     found = novelty.audit(
-        populations, {"noise 0": last, "noise": last + noise}, train, small_task,
+        populations, {PLAIN: {"noise 0": last, "noise": last + noise}}, train, small_task,
         reconstructions={"decoded": lossy}, bootstrap=99, seed=0,
         advance=lambda steps, note: done.append(note),
     )  # fmt: skip
@@ -222,6 +246,76 @@ def test_one_train_member_is_not_enough(small_task, train):
 
 def test_overlaps_of_all_pairs():
     labels = np.zeros(6, int)
-    models = np.array([[1, 1, 0, 0, 0, 0], [0, 1, 1, 0, 0, 0], [0] * 6])
+    models = metrics.error_bits([[1, 1, 0, 0, 0, 0], [0, 1, 1, 0, 0, 0], [0] * 6], labels)
     expected = [[1, 1 / 3, 0], [1 / 3, 1, 0], [0, 0, 1]]
-    np.testing.assert_allclose(metrics.error_overlaps(models, models, labels), expected)
+    np.testing.assert_allclose(metrics.error_overlaps(models, models), expected)
+
+
+def test_the_gap_to_a_parent(result, train, small_task):
+    """Of children of one, it is that of their parents; a replica's is 1 less the mean overlap."""
+
+    def errors(vectors):
+        predictions = evaluation.evaluate(small_task, vectors, small_task.test).predictions
+        return [set(np.flatnonzero(p != small_task.test.labels)) for p in predictions]
+
+    last, expected = errors(train.vectors[:, -1]), []
+    for own in errors(train.vectors[:, 0]):
+        overlaps = [len(own & other) / len(own | other) for other in last]
+        expected.append(max(overlaps) - sum(overlaps) / MEMBERS)
+    np.testing.assert_allclose(result.populations["early"].parent_gap, expected, atol=1e-6)
+    replicas = result.populations["replicas"].parent_gap
+    np.testing.assert_allclose(
+        replicas, [1 - np.mean([len(a & b) / len(a | b) for b in last]) for a in last], atol=1e-6
+    )
+    np.testing.assert_allclose(result.populations["disguised"].parent_gap, replicas, atol=1e-4)
+    assert len(result.populations["lost"].parent_gap) == 0
+
+
+# --- kinds ------------------------------------------------------------------------------
+
+
+def audited(populations, baselines, train, small_task, **kinds):
+    return novelty.audit(populations, baselines, train, small_task, kinds=kinds,
+                         reconstructions={}, bootstrap=99, seed=0)  # fmt: skip
+
+
+def test_each_kind_has_its_own_frontier(train, small_task):
+    """With the margins that it would have alone; baselines may have one name in both."""
+    last = train.vectors[:, -1]
+    noise = RNG.normal(0, 0.05, (4, *last.shape)).astype(np.float32)
+    base = {PLAIN: {"noise": last + noise[0]}, REPAIRED: {"noise": last + 3 * noise[1]}}
+    given = {"a": last + 2 * noise[2], "fixed a": last + 2 * noise[3]}
+    both = audited(given, base, train, small_task, **{"fixed a": REPAIRED})
+    assert both.kinds == {"a": PLAIN, "fixed a": REPAIRED}
+    for name, kind in both.kinds.items():
+        one = {name: given[name]}
+        alone = audited(one, {kind: base[kind]}, train, small_task, **{name: kind})
+        for axis in novelty.AXES:
+            assert both.margins[axis][name] == alone.margins[axis][name]
+            np.testing.assert_array_equal(both.frontier[axis][kind], alone.frontier[axis][kind])
+            point = novelty.points([both.baselines[kind]["noise"]], axis).T
+            np.testing.assert_array_equal(both.frontier[axis][kind], point)
+    swapped = audited({"a": given["a"]}, base, train, small_task, a=REPAIRED)
+    assert swapped.margins["weights"]["a"] != both.margins["weights"]["a"]
+
+
+def test_a_kind_without_baselines(train, small_task):
+    last = train.vectors[:, -1]
+    with pytest.raises(HyperJaxError, match="'a' is repaired, and there are no such baselines"):
+        audited({"a": last}, {PLAIN: {"noise": last}}, train, small_task, a=REPAIRED)
+
+
+def test_the_units_of_many_members_are_those_of_some(train, small_task, monkeypatch):
+    """Evaluated and compared in blocks, too."""
+    whole = novelty._among_train(train, small_task)
+    monkeypatch.setattr(novelty, "_EVALUATED", 2)
+    np.testing.assert_array_equal(novelty._among_train(train, small_task).errors, whole.errors)
+    largest = metrics.error_overlap(whole.errors[:, -1], whole.errors, own=np.arange(MEMBERS))
+    assert whole.overlap == pytest.approx(largest.largest.mean())
+    monkeypatch.setattr(nearest, "_SPACED", 3)
+    some = novelty._among_train(train, small_task)
+    assert some.overlap == pytest.approx(largest.largest[[0, 2, 4]].mean())
+    far = np.linalg.norm(train.vectors[:, None] - train.vectors[:, -1][None, :, None], axis=-1)
+    far = far.min(axis=2)  # [other, member]
+    np.fill_diagonal(far, np.inf)
+    assert novelty._spacing(train.vectors) == pytest.approx(far.min(axis=0)[[0, 2, 4]].mean())

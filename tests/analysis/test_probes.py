@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import scipy.stats
+from sklearn.decomposition import PCA
 from sklearn.metrics import r2_score
 
 from hyperjax.analysis import probes
@@ -112,6 +113,16 @@ def test_layer_statistics_by_hand():
         expected += [np.percentile(block, q, axis=-1) for q in (1, 25, 50, 75, 99)]
     np.testing.assert_allclose(found, np.stack(expected, axis=-1), rtol=1e-6)
     assert probes.layer_statistics(zoo_cnn_spec(1, "tanh"), np.zeros((1, 2464))).shape == (1, 70)
+
+
+@pytest.mark.parametrize("count", [6, 50])  # fewer and more vectors than dimensions
+def test_principal_components_against_scikit_learn(count, monkeypatch):
+    vectors = (RNG.normal(size=(count, 8)) * np.geomspace(1, 0.01, 8) + 5).astype(np.float32)
+    monkeypatch.setattr(probes, "_VECTORS", 7)
+    mean, components = probes.principal_components(vectors, 3)
+    expected = PCA(3, svd_solver="full").fit(vectors.astype(np.float64))
+    np.testing.assert_allclose(mean, expected.mean_)
+    np.testing.assert_allclose(np.abs(components.T), np.abs(expected.components_), rtol=1e-6)
 
 
 def test_picture_of_predictions(monkeypatch):

@@ -4,13 +4,30 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from sampler_cases import QUICK, SPEC, D, draw, make, score, some_anchors
+from sampler_cases import (
+    QUICK,
+    SPEC,
+    D,
+    decode,
+    denoiser,
+    draw,
+    make,
+    repair,
+    score,
+    some_anchors,
+)
 
 from hyperjax import samplers
 from hyperjax.config import SamplersConfig
 from hyperjax.errors import HyperJaxError
 
 KEY = jax.random.key(0)
+
+
+def score_latents(samples):
+    return score(decode(samples))
+
+
 BUILT = {
     "uniform": samplers.uniform(),
     "counterfactual": samplers.counterfactual(QUICK.kde_bandwidth, QUICK.counterfactual_fraction),
@@ -22,20 +39,24 @@ BUILT = {
     "prior": samplers.prior(),
     "aligned_mean": samplers.aligned_mean(),
     "average": samplers.average(QUICK.average_of),
+    "average_nearest": samplers.average_nearest(),
     "noise": samplers.noise(QUICK.noise_scale, SPEC),
     "pca": samplers.pca(QUICK.pca_components),
     "subsample:joint": samplers.subsample(
-        samplers.joint(QUICK.joint_bandwidth), score, QUICK.subsample_factor
+        samplers.joint(QUICK.joint_bandwidth), score_latents, QUICK.subsample_factor
     ),
     "bootstrap:kde": samplers.bootstrap(
-        samplers.kde(), score, rounds=QUICK.bootstrap_rounds, draws=QUICK.bootstrap_draws,
+        samplers.kde(), score_latents, rounds=QUICK.bootstrap_rounds, draws=QUICK.bootstrap_draws,
         fraction=QUICK.best_fraction,
     ),
+    "diffusion": samplers.diffusion(denoiser, QUICK.diffusion),
+    "refine:kde": samplers.refine(samplers.kde(), denoiser, QUICK.diffusion, decode),
+    "repair:average": samplers.repair(samplers.average(QUICK.average_of), repair),
 }  # fmt: skip
 
 
 def test_every_sampler_has_a_constructor():
-    named = {name.removesuffix("30") for name in samplers.names(vae=True)}
+    named = {name.removesuffix("30") for name in samplers.names(vae=True, denoiser=True)}
     assert named == {name for name in BUILT if ":" not in name}
     assert {"make", "best", *named} <= set(samplers.__all__)
 
@@ -157,7 +178,9 @@ def test_a_registered_sampler_of_weights_needs_a_spec(registry):
         samplers.get_sampler("mean_again", SamplersConfig(), SPEC).fit(KEY, some_anchors(size=18))
 
 
-@pytest.mark.parametrize("name", ["joint", "kde30", "prior", "subsample", "bootstrap"])
+@pytest.mark.parametrize(
+    "name", ["joint", "kde30", "prior", "subsample", "bootstrap", "refine", "repair", "diffusion30"]
+)
 def test_names_that_are_taken(registry, name):
     before = dict(registry)
     with pytest.raises(HyperJaxError, match=f"there is a sampler {name} already"):

@@ -9,11 +9,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sampler_cases import (
     ALL,
+    DIFFUSION,
     NAMES,
     ON_HOST,
     QUICK,
     SUBSAMPLED,
     WEIGHT_SAMPLERS,
+    WITH_TOOLS,
     D,
     draw,
     fit,
@@ -74,11 +76,11 @@ def test_report_is_of_numbers(name):
 @pytest.mark.parametrize("name", [n for n in ALL if n not in ON_HOST])
 def test_state_is_a_pytree_of_arrays(name):
     leaves = jax.tree.leaves(fitted(name))
-    assert leaves
+    assert bool(leaves) == (name not in DIFFUSION)  # which look at no anchors
     assert all(isinstance(leaf, jax.Array) and leaf.dtype == np.float32 for leaf in leaves)
 
 
-@pytest.mark.parametrize("name", [n for n in ALL if n not in (*ON_HOST, *SUBSAMPLED)])
+@pytest.mark.parametrize("name", [n for n in ALL if n not in (*ON_HOST, *SUBSAMPLED, *WITH_TOOLS)])
 def test_sample_can_be_transformed(name):
     sampler, state = make(name), fitted(name)
     keys = jax.random.split(jax.random.key(3), 3)
@@ -120,7 +122,7 @@ def test_mistakes_are_named(name):
         sampler.fit(key, anchors, quality)
 
 
-@pytest.mark.parametrize("name", [name for name in ALL if not name.endswith("30")])
+@pytest.mark.parametrize("name", [n for n in ALL if not n.endswith("30") or n in DIFFUSION])
 def test_quality_is_not_needed_without_a_selection(name):
     fit(make(name), some_anchors(), quality=np.full(20, np.nan))
 
@@ -129,11 +131,13 @@ def test_registry():
     assert NAMES == (
         "uniform", "counterfactual", "kde", "kde30", "kde_anchor", "kde_anchor30",
         "neigh", "neigh30", "gan", "gan30", "joint", "joint30", "prior",
-        "aligned_mean", "average", "noise", "pca",
+        "aligned_mean", "average", "average_nearest", "noise", "pca",
     )  # fmt: skip
-    assert samplers.names() == tuple(name for name in NAMES if name != "prior")
-    lines = samplers.describe()
-    assert tuple(lines) == (*NAMES, "subsample:NAME", "bootstrap:NAME")
+    plain = tuple(name for name in NAMES if name != "prior")
+    assert samplers.names() == plain
+    assert samplers.names(denoiser=True) == (*plain, *DIFFUSION)
+    lines, wrappers = samplers.describe(), ("subsample", "bootstrap", "refine", "repair")
+    assert tuple(lines) == (*NAMES, *DIFFUSION, *(f"{name}:NAME" for name in wrappers))
     assert len(set(lines.values())) == len(lines)
     assert all(line and "\n" not in line for line in lines.values())
     for name in NAMES:
@@ -143,16 +147,19 @@ def test_registry():
     assert "best 12.5 %" in make("kde30", best_fraction=0.125).description
 
 
-@pytest.mark.parametrize("name", ["gauss", "", "kde:kde30", "subsample:", "pca:subsample"])
+@pytest.mark.parametrize(
+    "name", ["gauss", "", "kde:kde30", "subsample:", "pca:subsample", "refine", "diffusion:kde"]
+)
 def test_unknown_name_lists_the_names(name):
-    message = rf"unknown sampler '{name}'; there is: .*bootstrap:NAME.*kde_anchor30"
+    some = ".*".join(("bootstrap:NAME", "diffusion30", "kde_anchor30", "repair:NAME"))
+    message = rf"unknown sampler '{name}'; there is: .*{some}"
     with pytest.raises(HyperJaxError, match=message):
         samplers.get_sampler(name, SamplersConfig())
     with pytest.raises(HyperJaxError, match=message):
         samplers.check(name)
 
 
-@pytest.mark.parametrize("name", WEIGHT_SAMPLERS)
+@pytest.mark.parametrize("name", [*WEIGHT_SAMPLERS, "diffusion", "repair:average"])
 def test_weight_samplers_need_the_right_spec(name):
     with pytest.raises(HyperJaxError, match=f"{name} draws weights: it needs their WeightSpec"):
         samplers.get_sampler(name, SamplersConfig())
@@ -160,7 +167,7 @@ def test_weight_samplers_need_the_right_spec(name):
         fit(make(name), some_anchors(size=18))
 
 
-@pytest.mark.parametrize("name", ["joint", "pca", "gan"])
+@pytest.mark.parametrize("name", ["joint", "pca", "gan", "average_nearest"])
 def test_one_anchor_has_no_covariance(name):
     with pytest.raises(HyperJaxError, match=f"{name}: one anchor .* at least 2"):
         fit(make(name), some_anchors(count=1))

@@ -108,7 +108,7 @@ def test_digest_is_read_from_the_header(path, monkeypatch):
     """The tensors are not hashed again, but for a file that does not say."""
     expected = digest(path)
     hashed = []
-    monkeypatch.setattr(hyperrep_file, "_digest", hashed.append)
+    monkeypatch.setattr(hyperrep_file, "digest", hashed.append)
     assert digest(path) == expected
     assert not hashed
     monkeypatch.undo()

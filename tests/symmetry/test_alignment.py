@@ -120,6 +120,36 @@ def test_networks_never_move_away():
     np.testing.assert_array_equal(aligned[0], other)
 
 
+@specs()
+def test_pairs_and_blocks_align_as_one_by_one(spec, monkeypatch):
+    vectors, references = random_vectors(spec, 0, 7), random_vectors(spec, 1, 7)
+    pairs, transform = alignment.align_pairs(spec, vectors, references)
+    singles = [alignment.align(spec, v[None], r)[0][0] 
+               for v, r in zip(vectors, references, strict=True)]  # fmt: skip
+    np.testing.assert_allclose(pairs, singles, rtol=1e-6, atol=1e-7)
+    np.testing.assert_array_equal(apply(spec, transform, vectors), pairs)
+    one = alignment.align(spec, vectors, references[0])[0]
+    steps = np.stack([0.5 * vectors, vectors], axis=1)
+    monkeypatch.setattr(alignment, "_BLOCK", 3)
+    np.testing.assert_allclose(
+        alignment.align_pairs(spec, vectors, references)[0], pairs, rtol=1e-6, atol=1e-7
+    )
+    trajectories = alignment.align_trajectories(spec, steps, references[0])
+    np.testing.assert_allclose(trajectories[:, 1], one, rtol=1e-6, atol=1e-7)
+    np.testing.assert_allclose(trajectories[:, 0], 0.5 * one, rtol=1e-6, atol=1e-7)
+
+
+@pytest.mark.parametrize("count", [0, 1, 5, 64, 70])
+def test_transformed_equals_apply(count):
+    spec = WeightSpec(TINY, "tanh")
+    keys = jax.random.split(jax.random.key(0), count)
+    transforms = jax.vmap(lambda key: symmetry.random_transform(key, spec))(keys)
+    for shape in ((count,), (count, 2)):
+        vectors = random_vectors(spec, 0, *shape)
+        found = alignment.transformed(spec, transforms, vectors)
+        np.testing.assert_array_equal(found, apply(spec, transforms, vectors))
+
+
 def test_align_finds_the_optimum_of_one_hidden_layer():
     """Against all 4! permutations and 2^4 signs."""
     layers = (LayerSpec("fc1", "dense", (4, 3)), LayerSpec("fc2", "dense", (2, 4)))

@@ -10,7 +10,7 @@ from scipy.spatial.distance import cdist
 
 from hyperjax import symmetry
 from hyperjax.errors import HyperJaxError
-from hyperjax.symmetry import Transform, nearest
+from hyperjax.symmetry import Transform, alignment, nearest
 from hyperjax.weights import LayerSpec, WeightSpec
 
 LAYERS = (
@@ -164,12 +164,74 @@ def test_hull_of_special_points():
     assert nearest.to_hull(np.float32([1, 1]), np.zeros((3, 2))) == pytest.approx(np.sqrt(2))
 
 
-def test_nearest_snapshots_against_scipy():
-    vectors, trajectories = rng(0).normal(size=(4, 6)), rng(1).normal(size=(3, 5, 6))
-    far, snapshot = nearest.nearest_snapshots(vectors, trajectories)
-    every = cdist(vectors, trajectories.reshape(-1, 6)).reshape(4, 3, 5)
-    np.testing.assert_allclose(far, every.min(axis=2))
-    np.testing.assert_array_equal(snapshot, every.argmin(axis=2))
+@pytest.mark.parametrize("most", [1, 4, 99])
+@pytest.mark.parametrize("others", [False, True])
+def test_nearest_members_against_scipy(most, others, monkeypatch):
+    """By float64, whatever the size of the blocks; with `others`, without a vector's own member."""
+    vectors, trajectories = rng(0).normal(size=(12, 6)), rng(1).normal(size=(40, 5, 6))
+    own = rng(2).permutation(40)[:12] if others else None
+    every = cdist(vectors, trajectories.reshape(-1, 6)).reshape(12, 40, 5)
+    if others:
+        every[np.arange(12), own] = np.inf
+    order = every.min(axis=2).argsort(axis=1)[:, : min(most, 40 - others)]
+    chosen = np.take_along_axis(every, order[:, :, None], axis=1)
+    for members in (1, 7, 40):
+        monkeypatch.setattr(nearest, "_BLOCK_BYTES", members * 5 * 6 * 4)
+        near = nearest.nearest_members(vectors, trajectories, most, own=own)
+        np.testing.assert_array_equal(near.members, order)
+        np.testing.assert_array_equal(near.snapshots, chosen.argmin(axis=2))
+        np.testing.assert_allclose(near.far, chosen.min(axis=2))
+
+
+def test_float32_loses_no_replica():
+    """Far from the origin its products cannot tell the nearest of a cluster apart."""
+    trajectories = 100 + 1e-3 * rng(0).normal(size=(7, 2, 50)).astype(np.float32)
+    near = nearest.nearest_members(trajectories[:, 1], trajectories, 1)
+    np.testing.assert_array_equal(near.members[:, 0], np.arange(7))
+    np.testing.assert_array_equal(near.snapshots[:, 0], 1)
+    np.testing.assert_array_equal(near.far, 0)
+
+
+def test_distances_do_not_depend_on_the_blocks(train, monkeypatch):
+    noise = rng(4).normal(0, 0.1, (MEMBERS, train.spec.num_params)).astype(np.float32)
+    vectors = disguise(train.spec, train.vectors[:, 0] + noise)
+    whole = nearest.distances(train, vectors)
+    monkeypatch.setattr(nearest, "_QUERIES", 3)
+    monkeypatch.setattr(nearest, "_BLOCK_BYTES", 2 * train.vectors[0].nbytes)
+    monkeypatch.setattr(alignment, "_BLOCK", 4)
+    parts = nearest.distances(train, vectors)
+    np.testing.assert_allclose(parts.member, whole.member, rtol=1e-6)
+    np.testing.assert_allclose(parts.mixture, whole.mixture, rtol=1e-6)
+    again = nearest.train_models(train.spec, disguised_trajectories(train), train.reference)
+    np.testing.assert_allclose(again.vectors, train.vectors, rtol=1e-3, atol=1e-5)
+    assert again.spacing == pytest.approx(train.spacing, rel=1e-4)
+
+
+def disguised_trajectories(train):
+    draw = jax.vmap(lambda key: symmetry.random_transform(key, train.spec, scale=0.5))
+    keys = jax.random.split(jax.random.key(3), MEMBERS)
+    return np.asarray(apply(train.spec, draw(keys), train.vectors))
+
+
+def test_the_spacing_of_many_members_is_that_of_some(monkeypatch):
+    """Evenly spaced, each against all others; up to as many as are asked for it is that of all."""
+    np.testing.assert_array_equal(nearest.evenly_spaced(MEMBERS), np.arange(MEMBERS))
+    monkeypatch.setattr(nearest, "_SPACED", 3)
+    some = nearest.evenly_spaced(MEMBERS)
+    np.testing.assert_array_equal(some, [0, 3, 6])
+    train = make_train(SPECS["gelu"])
+    far = nearest.distances(train, train.vectors[:, -1], own=np.arange(MEMBERS)).member
+    assert train.spacing == pytest.approx(far[some].mean(), rel=1e-6)
+
+
+def test_aligned_trajectories_are_not_copied():
+    train = make_train(SPECS["tanh"])
+    again = nearest.train_models(train.spec, train.vectors, train.reference)
+    assert again.vectors is train.vectors
+    hidden = disguised_trajectories(train)
+    before = hidden.copy()
+    assert nearest.train_models(train.spec, hidden, train.reference).vectors is not hidden
+    np.testing.assert_array_equal(hidden, before)
 
 
 def test_vectors_of_another_architecture():

@@ -1,0 +1,289 @@
+"""Training of the denoiser, data-parallel: batches, noise levels, the step, and how it is judged.
+
+A whole training is `hyperrep.training.run` with the step of this file.
+"""
+
+import functools
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax import lax
+from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from hyperjax import distributed
+from hyperjax.config import DenoiserConfig
+from hyperjax.diffusion import wiener as wieners
+from hyperjax.diffusion.denoiser import UNKNOWN, Static, denoise_scaled, residual
+from hyperjax.diffusion.wiener import Wiener
+from hyperjax.hyperrep.training import Progress, optimizer, place
+from hyperjax.models.graph import GraphDenoiser
+from hyperjax.types import Array, Key, Params
+from hyperjax.weights import WeightSpec
+
+LEVELS = (0.15, 0.3, 0.6, 1.0, 1.5)  # at which denoisers are compared
+_MICRO_BATCH = 4  # examples whose activations stay in a core's cache
+
+
+class TrainState(NamedTuple):
+    params: Params  # moving average: what is judged, and kept
+    trained: Params
+    opt_state: Any
+    step: Array  # int32
+    key: Key
+
+
+class Trainer(NamedTuple):
+    """What is static in a training step. Hashable."""
+
+    config: DenoiserConfig
+    spec: WeightSpec
+    mesh: Mesh
+
+    @property
+    def static(self) -> Static:
+        return Static(self.config.graph, self.spec)
+
+
+class Data(NamedTuple):
+    """Train members in K folds, in units of layer standard deviations, and what denoises the
+    members of each fold linearly: fitted on all others, or on all with one fold."""
+
+    members: Array  # float32[K, n, D]
+    quantiles: Array  # float32[K, n], of their quality; negative where unknown
+    wieners: Wiener  # of arrays [K, ...]
+
+
+def make_trainer(config: DenoiserConfig, spec: WeightSpec, devices: Any = None) -> Trainer:
+    """Data-parallel over as many devices as divide the batch into parts of at least 8."""
+    devices = jax.devices() if devices is None else devices
+    used = distributed.same_number_of_each(devices, config.training.batch_size, least=8)
+    mesh = Mesh(np.asarray(used), ("batch",), axis_types=(AxisType.Auto,))
+    return Trainer(config, spec, mesh)
+
+
+def whole(config: DenoiserConfig, spec: WeightSpec, vectors: np.ndarray) -> Wiener:
+    """The Wiener denoiser of members float32[N, D], in units of `scale`. An equivariant denoiser's
+    commutes with the symmetries as well (`wiener.fit_orbits`)."""
+    return wieners.fit_orbits(spec, vectors) if config.graph.equivariant else wieners.fit(vectors)
+
+
+def folded(
+    config: DenoiserConfig,
+    spec: WeightSpec,
+    vectors: np.ndarray,
+    quality: np.ndarray,
+    seed: int,
+    each: int = 1,
+) -> Data:
+    """Split members float32[N, D], in units of `scale`, into folds, and fit the Wiener denoisers.
+
+    `quality` float[N] is NaN where unknown; quantiles are those of ranks, ties in the middle. Of
+    every member there are `each` vectors, one after another, which stay together.
+
+    With fewer members than weights, a Wiener denoiser knows its own members far better than others:
+    a network that adds to it would learn nothing that carries over.
+    """
+    members, quantiles = len(vectors) // each, _quantiles(quality)
+    count = min(config.folds, members // 2)
+    if count < 2:
+        fitted = whole(config, spec, vectors)
+        return Data(vectors[None], quantiles[None], Wiener(*(leaf[None] for leaf in fitted)))
+    order = np.random.default_rng(seed).permutation(members)
+    rows = np.arange(len(vectors)).reshape(members, each)
+    parts = [rows[part].ravel() for part in np.array_split(order, count)]
+    fitted = [whole(config, spec, np.delete(vectors, part, axis=0)) for part in parts]
+    most = max(len(part) for part in parts)
+    rows = np.stack([np.resize(part, most) for part in parts])  # a smaller fold repeats its first
+    axes = max(len(one.axes) for one in fitted)
+    padded = [_padded(one, axes) for one in fitted]
+    stacked = Wiener(*(np.stack(leaves) for leaves in zip(*padded, strict=True)))
+    return Data(vectors[rows], quantiles[rows], stacked)
+
+
+def _quantiles(quality: np.ndarray) -> np.ndarray:
+    """Quantiles float32[N] in (0, 1); `UNKNOWN` where the quality is NaN."""
+    from scipy.stats import rankdata
+
+    known = np.isfinite(quality)
+    found = np.full(len(quality), UNKNOWN, np.float32)
+    found[known] = (rankdata(quality[known]) - 0.5) / max(known.sum(), 1)
+    return found
+
+
+def _padded(wiener: Wiener, axes: int) -> Wiener:
+    """With axes of zeros, which change nothing."""
+    more = axes - len(wiener.axes)
+    return wiener._replace(
+        axes=np.pad(wiener.axes, ((0, more), (0, 0))),
+        variances=np.pad(wiener.variances, (0, more)),
+    )
+
+
+@functools.partial(jax.jit, static_argnames="trainer")
+def init(trainer: Trainer, key: Key) -> TrainState:
+    """Fresh parameters and optimiser state, replicated over the mesh."""
+    key_init, key_train = jax.random.split(key)
+    sample = jnp.zeros((1, 2, trainer.spec.num_params))
+    module = GraphDenoiser(trainer.config.graph, trainer.spec)
+    params = module.init(key_init, sample, jnp.zeros(1), jnp.zeros(1))["params"]
+    opt_state = optimizer(trainer.config.training).init(params)
+    state = TrainState(params, params, opt_state, jnp.int32(0), key_train)
+    return lax.with_sharding_constraint(state, NamedSharding(trainer.mesh, P()))
+
+
+def begin(trainer: Trainer, key: Key) -> Progress:
+    """Before the first step."""
+    state = init(trainer, key)
+    state = jax.tree.map(jnp.copy, state)  # no two leaves are one buffer: all will be donated
+    nothing = {name: np.zeros((), np.float32) for name in ("loss", "grad_norm")}
+    start = (np.float32(-math.inf), np.int32(0), nothing)
+    return Progress(state, jax.tree.map(jnp.copy, state.params), *place(trainer, start))
+
+
+class Batch(NamedTuple):
+    clean: Array  # float32[B, D]
+    noisy: Array  # float32[B, D]
+    linear: Array  # float32[B, D], what the Wiener denoiser makes of it
+    sigma: Array  # float32[B]
+    quantile: Array  # float32[B]
+
+
+def draw_batch(trainer: Trainer, key: Key, data: Data) -> Batch:
+    """Members of one fold with noise, of levels that are log-uniform between the two of the
+    configuration."""
+    c, sharding = trainer.config, NamedSharding(trainer.mesh, P("batch"))
+    key_fold, key_rows, key_level, key_noise, key_hide = jax.random.split(key, 5)
+    size = c.training.batch_size
+    fold = jax.random.randint(key_fold, (), 0, len(data.members))
+    rows = jax.random.randint(key_rows, (size,), 0, data.members.shape[1])
+    clean = lax.with_sharding_constraint(data.members[fold, rows], sharding)
+    low, high = math.log(c.sigma_min), math.log(c.sigma_max)
+    sigma = jnp.exp(jax.random.uniform(key_level, (size,), minval=low, maxval=high))
+    noisy = clean + sigma[:, None] * jax.random.normal(key_noise, clean.shape)
+    wiener = jax.tree.map(lambda leaf: leaf[fold], data.wieners)
+    hidden = jax.random.bernoulli(key_hide, c.unconditional, (size,))
+    quantile = jnp.where(hidden, UNKNOWN, data.quantiles[fold, rows])
+    return Batch(clean, noisy, wieners.denoise(wiener, noisy, sigma), sigma, quantile)
+
+
+def loss_fn(trainer: Trainer, params: Params, batch: Batch) -> Array:
+    """Mean squared error of the denoised members, weighted by (1 + sigma^2) / sigma^2: the error
+    of the network, whose targets have about unit variance at every level."""
+    norm = lax.rsqrt(1 + batch.sigma**2)[:, None]
+    target = (batch.clean - batch.linear) / (batch.sigma[:, None] * norm)
+    inputs = batch.noisy * norm, batch.linear, batch.sigma, batch.quantile
+    output = residual(trainer.static, params, *inputs)
+    return jnp.mean((output - target) ** 2)
+
+
+def _grads(trainer: Trainer, params: Params, batch: Batch) -> tuple[Array, Params]:
+    """Loss and gradient, each device computing its share of the batch in small parts."""
+    size = trainer.config.micro_batch
+    if not size and trainer.mesh.devices.flat[0].platform == "cpu":
+        size = _MICRO_BATCH
+    value_and_grad = jax.value_and_grad(functools.partial(loss_fn, trainer))
+
+    def local(params, batch):
+        count = len(batch.sigma)
+        parts = count // size if size and count % size == 0 else 1
+        batch = jax.tree.map(lambda x: x.reshape(parts, -1, *x.shape[1:]), batch)
+
+        def body(total, part):
+            return jax.tree.map(jnp.add, total, value_and_grad(params, part)), None
+
+        zeros = jax.tree.map(jnp.zeros_like, (jnp.float32(0), params))
+        zeros = lax.pcast(zeros, "batch", to="varying")
+        params = lax.pcast(params, "batch", to="varying")
+        total, _ = lax.scan(body, zeros, batch)
+        return lax.pmean(jax.tree.map(lambda x: x / parts, total), "batch")
+
+    sharded = jax.shard_map(
+        local, mesh=trainer.mesh, in_specs=(P(), P("batch")), out_specs=P(), check_vma=True
+    )
+    return sharded(params, batch)
+
+
+def _step(trainer: Trainer, state: TrainState, data: Data) -> tuple[TrainState, dict[str, Array]]:
+    c = trainer.config
+    batch = draw_batch(trainer, jax.random.fold_in(state.key, state.step), data)
+    loss, grads = _grads(trainer, state.trained, batch)
+    updates, opt_state = optimizer(c.training).update(grads, state.opt_state, state.trained)
+    trained = optax.apply_updates(state.trained, updates)
+    # the average of few steps weighs them equally
+    decay = jnp.minimum(c.average, (1 + state.step) / (10 + state.step))
+    params = optax.incremental_update(trained, state.params, 1 - decay)
+    metrics = {"loss": loss, "grad_norm": optax.tree.norm(grads)}
+    return TrainState(params, trained, opt_state, state.step + 1, state.key), metrics
+
+
+@functools.partial(jax.jit, static_argnames="trainer", donate_argnames="state")
+def train_steps(
+    trainer: Trainer, state: TrainState, data: Data, count: Array
+) -> tuple[TrainState, dict[str, Array]]:
+    """`count` steps; returns the metrics' means. Batches depend on (key, step) alone. `count` is
+    traced: one compilation serves all. `state` is donated."""
+
+    def body(_, carry):
+        state, sums = carry
+        state, metrics = _step(trainer, state, data)
+        return state, jax.tree.map(jnp.add, sums, metrics)
+
+    sums = {"loss": jnp.float32(0), "grad_norm": jnp.float32(0)}
+    state, sums = lax.fori_loop(0, count, body, (state, sums))
+    return state, jax.tree.map(lambda total: total / count, sums)
+
+
+# --- how a denoiser is judged ---------------------------------------------------------------
+
+
+@functools.partial(jax.jit, static_argnames="static")
+def _errors(static: Static, params, wiener: Wiener, clean: Array, sigma: Array, key: Key):
+    """Squared errors [B] of the denoiser and of the Wiener denoiser alone."""
+    noisy = clean + sigma * jax.random.normal(key, clean.shape)
+    level = jnp.full(len(clean), sigma)
+    unknown = jnp.full(len(clean), UNKNOWN)
+    ours = denoise_scaled(static, params, wiener, noisy, level, unknown)
+    linear = wieners.denoise(wiener, noisy, level)
+    return tuple(jnp.mean((x - clean) ** 2, axis=1) for x in (ours, linear))
+
+
+def ratios(
+    static: Static, params: Params, wiener: Wiener, members: Array, key: Key, size: int = 50
+) -> dict[float, tuple[float, float]]:
+    """Of members float32[M, D] in units of `scale`, at each of LEVELS: the denoiser's error as a
+    share of the Wiener denoiser's, and the latter, a weight. The same key gives the same noise."""
+    found = {}
+    for number, level in enumerate(LEVELS):
+        sums = np.zeros(2)
+        for begin in range(0, len(members), size):
+            part = np.asarray(members[begin : begin + size])
+            padded = np.pad(part, ((0, size - len(part)), (0, 0)))
+            of_part = jax.random.fold_in(jax.random.fold_in(key, number), begin)
+            errors = _errors(static, params, wiener, padded, jnp.float32(level), of_part)
+            sums += [float(np.asarray(e)[: len(part)].sum()) for e in errors]
+        found[level] = float(sums[0] / sums[1]), float(sums[1] / len(members))
+    return found
+
+
+def judge(
+    trainer: Trainer, wiener: Wiener, train: Array, val: Array
+) -> Callable[[Params], dict[str, float]]:
+    """What `run` validates by: ratios to the Wiener denoiser that was fitted on all train members,
+    on train and on held-out members; the score is the mean over LEVELS of the latter."""
+    key = jax.random.key(0)  # the same noise at every validation
+
+    def validate(params: Params) -> dict[str, float]:
+        scores = {}
+        for part, members in (("train", train[: len(val)]), ("val", val)):
+            found = ratios(trainer.static, params, wiener, members, key)
+            scores |= {f"{part}_ratio_{level:g}": ratio for level, (ratio, _) in found.items()}
+            scores[f"{part}_ratio"] = float(np.mean([ratio for ratio, _ in found.values()]))
+        return scores | {"val_loss": scores["val_ratio"]}
+
+    return validate

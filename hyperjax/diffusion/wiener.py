@@ -1,0 +1,133 @@
+"""The linear-optimal (Wiener) denoiser: all that second moments of a population tell.
+
+With x = w + sigma e, the linear map of x with the least expected error is
+
+    E[w | x] = mean + C (C + sigma^2 I)^-1 (x - mean)
+
+for weights of covariance C, and no other is better if they are Gaussian. A learned denoiser is
+judged against it: what it gains is structure beyond second order.
+
+The sample covariance of fewer members than weights knows its own members too well: their error is
+far below that of members it has not seen. Hence it is shrunk, C = (1 - a) S + a tr(S) / D I, by the
+intensity a of Ledoit and Wolf (2004).
+"""
+
+from typing import NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+
+from hyperjax import symmetry, weights
+from hyperjax.errors import HyperJaxError
+from hyperjax.types import Array
+from hyperjax.weights import WeightSpec
+
+
+class Wiener(NamedTuple):
+    """Mean and covariance of a population, in K = min(N - 1, D) principal axes.
+
+    In the directions beside the axes all variances are `rest`.
+    """
+
+    mean: Array  # float32[D]
+    axes: Array  # float32[K, D], orthonormal
+    variances: Array  # float32[K]
+    rest: Array  # float32[], or float32[D] where there are no axes
+
+
+def fit(vectors: Array, shrinkage: float | None = None) -> Wiener:
+    """Mean and shrunk covariance (divisor N) of vectors float32[N, D].
+
+    Args:
+      shrinkage: the intensity a in [0, 1]; None: that of Ledoit and Wolf.
+
+    Raises HyperJaxError for fewer than two vectors.
+    """
+    vectors = np.asarray(vectors)
+    count, size = vectors.shape
+    if count < 2:
+        raise HyperJaxError(f"a covariance of {count} networks; expected at least 2")
+    mean = vectors.mean(axis=0, dtype=np.float64)
+    centred = vectors - mean.astype(np.float32)[None]
+    if shrinkage is None:
+        from sklearn.covariance import ledoit_wolf_shrinkage
+
+        shrinkage = float(ledoit_wolf_shrinkage(centred, assume_centered=True))
+    # of the smaller of the two products, of which both have the same eigenvalues
+    wide = count <= size
+    product = (centred @ centred.T if wide else centred.T @ centred).astype(np.float64) / count
+    variances, axes = np.linalg.eigh(product)
+    total = max(float(variances.sum()), 0.0)
+    kept = variances > 1e-7 * variances[-1]
+    variances, axes = variances[kept][::-1], axes[:, kept][:, ::-1].T
+    if wide:
+        axes = axes @ centred / np.sqrt(count * variances)[:, None]
+    rest = shrinkage * total / size
+    values = (mean, axes, (1 - shrinkage) * variances + rest, rest)
+    return Wiener(*(np.asarray(value, np.float32) for value in values))
+
+
+def fit_orbits(spec: WeightSpec, vectors: Array) -> Wiener:
+    """One that commutes with the permutations and signs of hidden neurons.
+
+    Weights that the symmetries exchange get one mean and one variance, those of all of them
+    together, and are taken as independent; where a sign is free, the mean is zero.
+    """
+    tokens = weights.tokenize(spec, np.asarray(vectors))
+    blocks, signs = symmetry.input_blocks(spec), (*symmetry.sign_symmetric(spec), False)
+    means, variances, signed_input = [], [], False
+    for number, (token, (inputs, block), signed) in enumerate(
+        zip(tokens, blocks, signs, strict=True)
+    ):
+        token, hidden = np.asarray(token, np.float64), number < len(tokens) - 1
+        kernel = token[..., :-1].reshape(*token.shape[:2], inputs, block)
+        of_layer = []
+        for values, axes, free in (
+            (kernel, (0, *([1] if hidden else []), 2), signed or signed_input),
+            (token[..., -1:], (0, *([1] if hidden else [])), signed),
+        ):
+            mean = values.mean(axes, keepdims=True) * (not free)
+            spread = ((values - mean) ** 2).mean(axes, keepdims=True)
+            of_layer.append([np.broadcast_to(x[0], values.shape[1:]) for x in (mean, spread)])
+        for found, number_of in ((means, 0), (variances, 1)):
+            parts = [part[number_of].reshape(token.shape[1], -1) for part in of_layer]
+            found.append(np.concatenate(parts, axis=1))
+        signed_input = signed
+    mean, rest = (np.asarray(weights.detokenize(spec, x), np.float32) for x in (means, variances))
+    return Wiener(mean, np.zeros((0, len(mean)), np.float32), np.zeros(0, np.float32), rest)
+
+
+def denoise(wiener: Wiener, noisy: Array, sigma: Array) -> Array:
+    """Expected clean vectors float32[B, D] of noisy ones, at noise levels float32[B] or one.
+
+    Pure; works under jit, vmap and grad.
+    """
+    level = jnp.broadcast_to(jnp.asarray(sigma, jnp.float32), (len(noisy),))[:, None] ** 2
+    offset = noisy - wiener.mean[None]
+    rest = jnp.reshape(wiener.rest, (1, -1))
+    rest = rest / (rest + level)
+    known = wiener.variances[None] / (wiener.variances[None] + level)
+    clean = wiener.mean[None] + rest * offset
+    if not len(wiener.axes):
+        return clean
+    return clean + ((offset @ wiener.axes.T) * (known - rest)) @ wiener.axes
+
+
+def error(wiener: Wiener, covariance: Array, sigma: float) -> float:
+    """Mean squared error, a weight, on a population of that mean and covariance float[D, D]:
+    trace(A C A' + sigma^2 G G') / D, with gain G = C_w (C_w + sigma^2)^-1 and A = G - I."""
+    size = len(wiener.mean)
+    axes, rest = np.asarray(wiener.axes, np.float64), np.asarray(wiener.rest, np.float64)
+    rest = np.broadcast_to(rest / (rest + sigma**2), size)
+    known = np.asarray(wiener.variances, np.float64)
+    difference = known / (known + sigma**2) - rest[: len(known)]
+    gain = np.diag(rest) + (axes.T * difference[None]) @ axes
+    miss = gain - np.eye(size)
+    return float(np.trace(miss @ covariance @ miss.T + sigma**2 * gain @ gain.T) / size)
+
+
+def sample(wiener: Wiener, noise: Array, rest_noise: Array) -> Array:
+    """Draws of the Gaussian float32[n, D] from standard normal noise [n, K] and [n, D]."""
+    beside = rest_noise - (rest_noise @ wiener.axes.T) @ wiener.axes
+    along = (noise * jnp.sqrt(wiener.variances)[None]) @ wiener.axes
+    return wiener.mean[None] + along + jnp.sqrt(jnp.reshape(wiener.rest, (1, -1))) * beside

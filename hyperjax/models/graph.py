@@ -1,0 +1,242 @@
+"""A network of networks: message passing on the graph of a network's own neurons.
+
+Nodes are neurons, and one node that stands for the input; an edge joins a neuron to one of the
+layer before, and its feature is the kernel between them (of a dense layer after a flattened
+convolution: one weight for each pixel; else one weight). Biases are features of their nodes. After
+Kofinas et al., "Graph Neural Networks for Learning Equivariant Representations of Neural
+Networks" (2024), and Lim et al., "Graph Metanetworks" (2024).
+
+A round lets every edge look at its two neurons, gives every neuron the means of its incoming and of
+its outgoing edges, and lets all neurons attend to one another. Without learned positions of hidden
+neurons it commutes with their permutations.
+"""
+
+import functools
+import math
+from typing import NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax.linen.initializers import normal, variance_scaling, zeros
+from jax import lax
+
+from hyperjax import symmetry, weights
+from hyperjax.config import GraphConfig
+from hyperjax.types import Array
+from hyperjax.weights import WeightSpec
+
+_FREQUENCIES = 8  # of the embeddings of noise level and quality
+_POSITION_STD = 0.5
+
+
+class Graph(NamedTuple):
+    """Features of B networks.
+
+    Attributes:
+      edges: of each layer, `[B, neurons, inputs, d]`.
+      nodes: `[B, 1 + neurons of all layers, n]`, the input first.
+    """
+
+    edges: tuple[Array, ...]
+    nodes: Array
+
+
+def _places(spec: WeightSpec) -> list[tuple[slice, slice]]:
+    """Of each layer: the nodes that its edges lead to, and those that they come from."""
+    found, start = [], 1
+    for layer, (inputs, _) in zip(spec.layers, symmetry.input_blocks(spec), strict=True):
+        end = start + layer.num_neurons
+        found.append((slice(start, end), slice(start - inputs, start)))
+        start = end
+    return found
+
+
+def _spread(spec: WeightSpec, to: Array, source: Array) -> list[Array]:
+    """Features of nodes [B, nodes, h] -> sums for the edges of each layer: `to` of the neuron that
+    an edge leads to, `source` of the one that it comes from."""
+    return [to[:, ends, None] + source[:, None, starts] for ends, starts in _places(spec)]
+
+
+def _collect(edges: list[Array]) -> Array:
+    """Features of the edges of each layer [B, neurons, inputs, h] -> of nodes [B, nodes, 2h]: the
+    means of each neuron's incoming and of its outgoing edges, zeros where it has none."""
+    # Products with a vector of shares, which XLA computes faster than means on a CPU.
+    incoming = [jnp.einsum("boih,i->boh", e, _shares(e, 2)) for e in edges]
+    outgoing = [jnp.einsum("boih,o->bih", e, _shares(e, 1)) for e in edges]
+    ends = jnp.concatenate([jnp.zeros_like(outgoing[0]), *incoming], axis=1)
+    starts = jnp.concatenate([*outgoing, jnp.zeros_like(incoming[-1])], axis=1)
+    return jnp.concatenate([ends, starts], axis=-1)
+
+
+def _shares(edges: Array, axis: int) -> Array:
+    return jnp.full(edges.shape[axis], 1 / edges.shape[axis], edges.dtype)
+
+
+@jax.custom_vjp
+def _product_bfloat16(x: Array, kernel: Array) -> Array:
+    """x @ kernel with operands in bfloat16 and sums in float32, in the backward pass as well."""
+    return _forward(x, kernel)[0]
+
+
+def _forward(x: Array, kernel: Array) -> tuple[Array, tuple[Array, Array]]:
+    x, kernel = x.astype(jnp.bfloat16), kernel.astype(jnp.bfloat16)
+    return jnp.dot(x, kernel, preferred_element_type=jnp.float32), (x, kernel)
+
+
+def _backward(kept: tuple[Array, Array], grad: Array) -> tuple[Array, Array]:
+    (x, kernel), grad = kept, grad.astype(jnp.bfloat16)
+    rows = tuple(range(x.ndim - 1))
+    of_kernel = lax.dot_general(
+        x, grad, ((rows, rows), ((), ())), preferred_element_type=jnp.float32
+    )
+    return jnp.dot(grad, kernel.T, preferred_element_type=jnp.float32), of_kernel
+
+
+_product_bfloat16.defvjp(_forward, _backward)
+
+
+def _dense(features: int, dtype: str, name: str, init=None, bias: bool = True) -> nn.Dense:
+    """A dense layer in float32, or with the operands of its product in bfloat16."""
+    product = None
+    if dtype == "bfloat16":
+        product = lambda x, kernel, *args, **kwargs: _product_bfloat16(x, kernel)  # noqa: E731
+    init = init or variance_scaling(1.0, "fan_in", "normal")
+    return nn.Dense(features, use_bias=bias, kernel_init=init, name=name, dot_general=product)
+
+
+class Embed(nn.Module):
+    """Several vectors of each network float32[B, V, D] -> its graph.
+
+    Learned positions tell edges and nodes apart; with `equivariant` hidden neurons have none.
+    """
+
+    config: GraphConfig
+    spec: WeightSpec
+
+    @nn.compact
+    def __call__(self, vectors_BxVxD: Array) -> Graph:
+        c, dtype = self.config, self.config.dtype
+        batch, count, _ = vectors_BxVxD.shape
+        positions = functools.partial(self.param, init_fn=normal(_POSITION_STD))
+        edges, nodes = [], [jnp.zeros((batch, 1, c.node_dim))]
+        tokens = weights.tokenize(self.spec, vectors_BxVxD)
+        blocks = symmetry.input_blocks(self.spec)
+        for layer, token, (inputs, block) in zip(self.spec.layers, tokens, blocks, strict=True):
+            kernel = token[..., :-1].reshape(batch, count, -1, inputs, block)
+            kernel = kernel.transpose(0, 2, 3, 1, 4).reshape(batch, -1, inputs, count * block)
+            edge = _dense(c.edge_dim, dtype, f"edge_{layer.name}")(kernel)
+            if not c.equivariant:
+                position = positions(f"position_{layer.name}", shape=edge.shape[1:])
+                edge += position[None]
+            edges.append(edge)
+            bias = token[..., -1].transpose(0, 2, 1)
+            nodes.append(_dense(c.node_dim, dtype, f"node_{layer.name}")(bias))
+        nodes = jnp.concatenate(nodes, axis=1)
+        known = np.arange(nodes.shape[1])
+        if c.equivariant:
+            known = np.append(0, known[-self.spec.layers[-1].num_neurons :])
+        position = positions("positions", shape=(len(known), c.node_dim))
+        return Graph(tuple(edges), nodes.at[:, known].add(position[None]))
+
+
+class Round(nn.Module):
+    """One round of messages; `condition` [B, C] shifts what edges and nodes compute."""
+
+    config: GraphConfig
+    spec: WeightSpec
+
+    @nn.compact
+    def __call__(self, graph: Graph, condition_BxC: Array) -> Graph:
+        c, dtype = self.config, self.config.dtype
+        edges, nodes = graph
+        norm = functools.partial(nn.LayerNorm, use_bias=False)
+        # Edges: from themselves, their two neurons and the noise level.
+        shift = _dense(c.edge_hidden, dtype, "edge_condition")(condition_BxC)
+        ends = _dense(2 * c.edge_hidden, dtype, "ends", bias=False)(norm(name="norm_ends")(nodes))
+        to, source = jnp.split(ends, 2, axis=-1)
+        sums = _spread(self.spec, to + shift[:, None], source)
+        norm_edges, inner = (
+            norm(name="norm_edges"),
+            _dense(c.edge_hidden, dtype, "edge_in", bias=False),
+        )
+        outer = _dense(c.edge_dim, dtype, "edge_out", bias=False)
+        hidden = [nn.gelu(inner(norm_edges(e)) + x) for e, x in zip(edges, sums, strict=True)]
+        edges = tuple(e + outer(h) for e, h in zip(edges, hidden, strict=True))
+        # Nodes: from their edges, from one another, and from themselves and the noise level.
+        nodes += _dense(c.node_dim, dtype, "messages")(_collect(hidden))
+        nodes += Attention(c.heads, dtype, name="attention")(norm(name="norm_attention")(nodes))
+        shift = _dense(c.node_hidden, dtype, "node_condition")(condition_BxC)
+        h = _dense(c.node_hidden, dtype, "node_in", bias=False)(norm(name="norm_mlp")(nodes))
+        nodes += _dense(c.node_dim, dtype, "node_out")(nn.gelu(h + shift[:, None]))
+        return Graph(edges, nodes)
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention over nodes [B, T, n]."""
+
+    heads: int
+    dtype: str
+
+    @nn.compact
+    def __call__(self, x_BxTxd: Array) -> Array:
+        batch, nodes, dim = x_BxTxd.shape
+        qkv = _dense(3 * dim, self.dtype, "qkv", bias=False)(x_BxTxd)
+        qkv = qkv.reshape(batch, nodes, 3, self.heads, -1).transpose(2, 0, 3, 1, 4)
+        q, k, v = qkv
+        scores = q @ k.swapaxes(-1, -2) / math.sqrt(q.shape[-1])
+        shares = jax.nn.softmax(scores)
+        mixed = (shares @ v).transpose(0, 2, 1, 3).reshape(batch, nodes, dim)
+        return _dense(dim, self.dtype, "out", bias=False)(mixed)
+
+
+class Readout(nn.Module):
+    """A graph -> weight vectors float32[B, D], zeros at the start of training."""
+
+    config: GraphConfig
+    spec: WeightSpec
+
+    @nn.compact
+    def __call__(self, graph: Graph) -> Array:
+        dtype = self.config.dtype
+        norm_edges = nn.LayerNorm(name="norm_edges")
+        nodes, tokens = nn.LayerNorm(name="norm_nodes")(graph.nodes), []
+        blocks = symmetry.input_blocks(self.spec)
+        parts = zip(self.spec.layers, graph.edges, blocks, _places(self.spec), strict=True)
+        for layer, edges, (_, block), (ends, _) in parts:
+            kernel = _dense(block, dtype, f"edge_{layer.name}", zeros)(norm_edges(edges))
+            bias = _dense(1, dtype, f"node_{layer.name}", zeros)(nodes[:, ends])
+            incoming = kernel.reshape(*bias.shape[:2], -1)
+            tokens.append(jnp.concatenate([incoming, bias], axis=-1))
+        return weights.detokenize(self.spec, tokens)
+
+
+def condition_embedding(log_sigma: Array, quantile: Array) -> Array:
+    """Logarithms of noise levels float32[B] and quantiles of quality float32[B], negative where
+    unknown -> float32[B, 3 + 4 * frequencies]."""
+    known = (quantile >= 0)[:, None]
+    parts = [log_sigma[:, None]]
+    rates = np.linspace(0.5, 4, _FREQUENCIES, dtype=np.float32)[None]
+    for value, shown in ((log_sigma, True), (2 * quantile - 1, known)):
+        phase = value[:, None] * rates
+        parts += [jnp.where(shown, wave(phase), 0) for wave in (jnp.sin, jnp.cos)]
+    parts += [known.astype(jnp.float32), jnp.where(known, 2 * quantile[:, None] - 1, 0)]
+    return jnp.concatenate(parts, axis=-1)
+
+
+class GraphDenoiser(nn.Module):
+    """What a linear denoiser misses, of networks at a noise level and of a quality."""
+
+    config: GraphConfig
+    spec: WeightSpec
+
+    @nn.compact
+    def __call__(self, vectors_BxVxD: Array, log_sigma_B: Array, quantile_B: Array) -> Array:
+        c, dtype = self.config, self.config.dtype
+        known = condition_embedding(log_sigma_B, quantile_B)
+        condition = nn.silu(_dense(c.condition_dim, dtype, "condition")(known))
+        graph = Embed(c, self.spec, name="embed")(vectors_BxVxD)
+        for i in range(c.rounds):
+            graph = Round(c, self.spec, name=f"round_{i}")(graph, condition)
+        return Readout(c, self.spec, name="readout")(graph)

@@ -1,0 +1,317 @@
+"""Moment repair: give every neuron of a network back its mean and its spread.
+
+Averages and decodings of networks shrink: activations lose their spread. REPAIR (Jordan et al.,
+"REPAIR: REnormalizing Permuted Activations for Interpolation Repair", ICLR 2023) rescales the
+neurons of an average so that their statistics are those of its parents. Here the statistics are
+those of a population: `fit_repair` keeps the mean over members of each neuron's mean and of its
+standard deviation, `repair` gives both to any network whose neurons are aligned with the members'.
+
+Inputs need not be images. Two moments of a data set's normalised training images are enough:
+`gaussian_inputs` draws from the Gaussian that has them. `image_inputs` takes real images instead:
+another category of method, and better where images are far from Gaussian and networks far off.
+
+>>> inputs = gaussian_inputs(jax.random.key(0), image_moments(train_images))
+>>> fitted = fit_repair(zoo.spec, zoo.weights[:, -1], inputs)
+>>> repaired = repair(zoo.spec, fitted, samples)
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from hyperjax import weights
+from hyperjax.errors import HyperJaxError
+from hyperjax.models import conv
+from hyperjax.models.cnn import activation_fn
+from hyperjax.population.engine import normalize
+from hyperjax.types import Array, Images, Key
+from hyperjax.weights import LayerSpec, WeightSpec
+
+MAX_MEMBERS = 400  # more do not change the means that a repair needs
+SCALES = (0.2, 5.0)  # a repair scales a neuron no further
+_FLAT = 1e-6  # of the mean: a smaller spread is rounding, the neuron is constant
+_JITTER = 1e-5  # of the largest variance; float32 rounds a covariance's entries to less
+_EXACT = 256  # images whose sums of products of two pixels, below 2^24, are exact in float32
+_AT_ONCE = 32  # networks on an accelerator; on CPU one after another, to stay in its cache
+
+
+class Moments(NamedTuple):
+    """First two moments of normalised images, P = H * W * C."""
+
+    mean: Array  # float32[H, W, C]
+    covariance: Array  # float32[P, P], of images flattened row-major
+
+
+class Repair(NamedTuple):
+    """What neurons are to be like on some inputs. A pytree; one array a layer, logits included.
+
+    Pre-activations are taken after max-pooling where a layer is pooled, and over all inputs and
+    all positions of a channel.
+    """
+
+    inputs: Array  # float32[n, H, W, C], normalised
+    means: tuple[Array, ...]  # float32[neurons]
+    stds: tuple[Array, ...]  # float32[neurons]
+
+
+# --- inputs -----------------------------------------------------------------------------
+
+
+def image_moments(images: Images) -> Moments:
+    """Mean and covariance (divided by N) of images that are normalised as networks see them.
+
+    Pixels are integers, whose sums are exact: the result does not depend on the machine, and a
+    constant pixel has no variance at all. Memory: two matrices float64[P, P].
+
+    Raises HyperJaxError if there are no images or pixels are not uint8[N, H, W, C].
+    """
+    pixels = np.asarray(images.pixels)
+    if pixels.ndim != 4 or pixels.dtype != np.uint8 or len(pixels) == 0:
+        raise HyperJaxError(
+            f"moments of pixels {pixels.dtype}{list(pixels.shape)}; expected uint8[N, H, W, C] of "
+            "one image or more"
+        )
+    count, shape = len(pixels), pixels.shape[1:]
+    size = int(np.prod(shape))
+    total, products = np.zeros(size), np.zeros((size, size))
+    for begin in range(0, count, _EXACT):
+        rows = pixels[begin : begin + _EXACT].reshape(-1, size).astype(np.float32)
+        total += rows.sum(axis=0)
+        products += rows.T @ rows
+    std = np.broadcast_to(np.asarray(images.std, np.float64), shape)
+    mean = (total.reshape(shape) / (255 * count) - np.asarray(images.mean, np.float64)) / std
+    products *= count
+    products -= np.outer(total, total)
+    products /= np.outer(255 * count * std, 255 * count * std)
+    return Moments(mean.astype(np.float32), products.astype(np.float32))
+
+
+def gaussian_inputs(key: Key, moments: Moments, n: int = 512) -> Array:
+    """Draws float32[n, H, W, C] from the Gaussian with these moments; no image is needed.
+
+    The covariance may be singular, as where pixels are constant: a little white noise, of a
+    hundred-thousandth of the largest variance, makes a Cholesky factor exist. It is unique, so that
+    a key draws the same inputs on every machine, up to rounding.
+
+    Raises HyperJaxError for a matrix that is no covariance.
+    """
+    covariance = np.array(moments.covariance, np.float64)
+    variances = np.diagonal(covariance)
+    covariance += np.eye(len(covariance)) * (_JITTER * variances.max() + np.finfo(np.float32).tiny)
+    try:
+        factor = np.linalg.cholesky(covariance)
+    except np.linalg.LinAlgError as error:
+        raise HyperJaxError(f"no Gaussian has this covariance: {error}") from error
+    noise = jax.random.normal(key, (n, len(factor))) @ jnp.asarray(factor.T, jnp.float32)
+    return noise.reshape(n, *moments.mean.shape) + jnp.asarray(moments.mean)[None]
+
+
+def image_inputs(key: Key, images: Images, n: int = 512) -> Array:
+    """Normalised images float32[n, H, W, C], drawn without replacement; all of them where there
+    are fewer than n."""
+    index = jax.random.permutation(key, len(images.pixels))[:n]
+    return jnp.asarray(normalize(images, np.asarray(index)), jnp.float32)
+
+
+# --- one network ------------------------------------------------------------------------
+
+
+def check_repairable(spec: WeightSpec, shape: tuple[int, ...]) -> None:
+    """Raises HyperJaxError unless `spec` lays out a sequence of layers that takes inputs of `shape`
+    (n, H, W, C): valid convolutions, some pooled, then dense layers, all with biases."""
+    activation_fn(spec.activation)
+    if len(shape) != 4 or 0 in shape:
+        raise HyperJaxError(f"inputs of shape {shape}; expected [n, H, W, C], one or more")
+    _, *size, channels = shape
+    for layer in spec.layers:
+        size, problem = _output_size(layer, size, channels)
+        if problem:
+            raise HyperJaxError(
+                f"layer {layer.name!r} ({layer.kind} {layer.shape}) {problem}; moment repair runs "
+                f"sequences of valid convolutions and dense layers, here on inputs {shape[1:]}"
+            )
+        channels = layer.num_neurons
+
+
+def _output_size(layer: LayerSpec, size: list[int], channels: int) -> tuple[list[int], str]:
+    """Height and width of a layer's output, none if it is dense, and what is wrong with it."""
+    if not layer.bias:
+        return [], "has no biases"
+    if layer.kind == "dense":
+        inputs = channels * int(np.prod(size))
+        if layer.pooled:
+            return [], "is dense, and cannot be pooled"
+        return [], "" if layer.shape[1] == inputs else f"would get {inputs} inputs"
+    if not size:
+        return [], "is a convolution after a dense layer"
+    if layer.shape[1] != channels:
+        return [], f"would get {channels} channels"
+    size = [pixels - kernel + 1 for pixels, kernel in zip(size, layer.shape[2:], strict=True)]
+    if min(size) < 1 or (layer.pooled and any(pixels % 2 for pixels in size)):
+        return [], f"would have an output of {size[0]} x {size[1]} pixels"
+    return [pixels // 2 for pixels in size] if layer.pooled else size, ""
+
+
+def _columns(inputs: Array) -> Array:
+    """[n, H, W, C] -> [C, H, W, n], as `hyperjax.models.conv` wants it."""
+    return jnp.asarray(inputs, jnp.float32).transpose(3, 1, 2, 0)
+
+
+def _preactivation(layer: LayerSpec, params: Any, x: Array) -> Array:
+    """One layer of [C, H, W, n] or [features, n], up to its activation."""
+    kernel, bias = params["kernel"], params["bias"]
+    if layer.kind == "dense":
+        return kernel.T @ x.reshape(-1, x.shape[-1]) + bias[:, None]
+    convolve = conv.conv2d_pool if layer.pooled else conv.conv2d
+    out = convolve(x, kernel, form=conv.default_form(jax.default_backend()))
+    return out + bias[:, None, None, None]  # pooling and adding a constant commute
+
+
+def preactivations(spec: WeightSpec, vector: Array, inputs: Array) -> tuple[Array, ...]:
+    """What each layer of the network `vector` float32[D] computes of inputs float32[n, H, W, C],
+    before its activation and after its pooling: float32[neurons, H', W', n], or [neurons, n] of a
+    dense layer. The last ones are the logits, transposed. Works under jit, vmap and grad.
+
+    Raises HyperJaxError for specs and shapes that do not fit (`check_repairable`).
+    """
+    check_repairable(spec, inputs.shape)
+    act, params = activation_fn(spec.activation), weights.unflatten(spec, vector)
+    x, outputs = _columns(inputs), []
+    for layer in spec.layers:
+        outputs.append(_preactivation(layer, params[layer.name], x))
+        x = act(outputs[-1])
+    return tuple(outputs)
+
+
+def _moments(z: Array) -> tuple[Array, Array]:
+    """Mean and variance of each neuron, float32[neurons] each.
+
+    By the corrected two-pass algorithm (Chan, Golub and LeVeque 1983): a plain float32 mean over
+    10^5 values is too far off to see that they are all equal.
+    """
+    axes = tuple(range(1, z.ndim))
+    rough = z.mean(axes, keepdims=True)
+    rest = (z - rough).mean(axes)
+    variance = jnp.square(z - rough).mean(axes) - jnp.square(rest)
+    return rough.reshape(-1) + rest, jnp.maximum(variance, 0)
+
+
+def repair_member(spec: WeightSpec, fitted: Repair, vector: Array) -> Array:
+    """`repair` of one network float32[D]; pure, for use inside other compiled functions."""
+    _check_fitted(spec, fitted)
+    act, params = activation_fn(spec.activation), weights.unflatten(spec, vector)
+    x = _columns(fitted.inputs)
+    for layer, target_mean, target_std in zip(spec.layers, fitted.means, fitted.stds, strict=True):
+        z = _preactivation(layer, params[layer.name], x)
+        mean, variance = _moments(z)
+        # "<=", so that NaN is not taken for a constant neuron, but stays NaN
+        flat = variance <= jnp.square(_FLAT * mean)
+        std = jnp.sqrt(jnp.where(flat, 1, variance))  # gradients have no sqrt(0)
+        scale = jnp.where(flat, 1, jnp.clip(target_std / std, *SCALES))
+        shift = target_mean - scale * mean
+        kernel, bias = params[layer.name]["kernel"], params[layer.name]["bias"]
+        outputs = jnp.expand_dims(scale, range(kernel.ndim - 1))  # the kernel's last axis
+        params[layer.name] = {"kernel": outputs * kernel, "bias": scale * bias + shift}
+        # Pooling commutes with positive scales and with shifts: nothing is computed twice.
+        rows = range(1, z.ndim)
+        x = act(jnp.expand_dims(scale, rows) * z + jnp.expand_dims(shift, rows))
+    return weights.flatten(spec, params)
+
+
+def _check_fitted(spec: WeightSpec, fitted: Repair) -> None:
+    check_repairable(spec, fitted.inputs.shape)
+    neurons = [(layer.num_neurons,) for layer in spec.layers]
+    for targets in (fitted.means, fitted.stds):
+        if [np.shape(target) for target in targets] != neurons:
+            raise HyperJaxError(
+                f"the repair was fitted to layers of {[len(t) for t in targets]} neurons; this "
+                f"architecture ({', '.join(spec.names)}) has {[n for (n,) in neurons]}"
+            )
+
+
+# --- many networks ----------------------------------------------------------------------
+
+
+def fit_repair(
+    spec: WeightSpec, vectors: Array, inputs: Array, *, batch_size: int | None = None
+) -> Repair:
+    """What the neurons of aligned members float32[M, D] are like on inputs float32[n, H, W, C].
+
+    The targets are the means over members of each neuron's mean and of its standard deviation. Of
+    more than `MAX_MEMBERS` members, as many in evenly spaced rows are used. Members with values
+    that are not finite are left out.
+
+    Args:
+      spec: a sequential architecture (`check_repairable`).
+      vectors: aligned members (`hyperjax.symmetry.alignment`); a neuron must mean the same in all.
+      inputs: of `gaussian_inputs` or `image_inputs`.
+      batch_size: members that are computed at once, which bounds the memory; the result does not
+        depend on it.
+
+    Raises HyperJaxError for specs, inputs and vectors that do not fit, and if no member is left.
+    """
+    _check_batch(spec, vectors, inputs)
+    vectors = np.asarray(vectors, np.float32)
+    vectors = vectors[np.isfinite(vectors).all(axis=1)]
+    if len(vectors) == 0:
+        raise HyperJaxError("a repair needs a member with finite weights, and there is none")
+    index = np.linspace(0, len(vectors) - 1, min(len(vectors), MAX_MEMBERS)).round().astype(int)
+    inputs = jnp.asarray(inputs, jnp.float32)
+    return Repair(inputs, *_mean_moments(spec, jnp.asarray(vectors[index]), inputs, batch_size))
+
+
+@functools.partial(jax.jit, static_argnames=("spec", "batch_size"))
+def _mean_moments(spec: WeightSpec, vectors: Array, inputs: Array, batch_size: int | None):
+    """Per layer the mean over networks of the neurons' means, and of their deviations."""
+
+    def one(vector):
+        pairs = [_moments(z) for z in preactivations(spec, vector, inputs)]
+        return tuple(mean for mean, _ in pairs), tuple(jnp.sqrt(var) for _, var in pairs)
+
+    return jax.tree.map(lambda rows: rows.mean(0), _over_networks(one, vectors, batch_size))
+
+
+@functools.partial(jax.jit, static_argnames=("spec", "batch_size"))
+def repair(
+    spec: WeightSpec, fitted: Repair, vectors: Array, *, batch_size: int | None = None
+) -> Array:
+    """Networks float32[M, D] whose neurons have the fitted moments on the fitted inputs.
+
+    Layer by layer, on what the repaired layers before hand on: a neuron of mean m and deviation s
+    gets its weights multiplied by a = clip(s* / s, .2, 5) and the bias a (b - m) + m*. A constant
+    neuron (s = 0) is shifted only. A network with values that are not finite becomes NaN from there
+    on, and no other does. Works inside other compiled functions, `spec` being static.
+
+    Raises HyperJaxError if the repair was fitted to another architecture.
+    """
+    _check_batch(spec, vectors, fitted.inputs)
+
+    def one(vector):
+        return repair_member(spec, fitted, vector)
+
+    return _over_networks(one, jnp.asarray(vectors, jnp.float32), batch_size)
+
+
+def _check_batch(spec: WeightSpec, vectors: Array, inputs: Array) -> None:
+    check_repairable(spec, inputs.shape)
+    if np.issubdtype(inputs.dtype, np.integer):
+        raise HyperJaxError("inputs are integers: a repair needs normalised images, or draws")
+    if np.shape(vectors)[1:] != (spec.num_params,):
+        raise HyperJaxError(
+            f"vectors of shape {np.shape(vectors)}; expected [M, {spec.num_params}] of the layers "
+            f"{', '.join(spec.names)}"
+        )
+
+
+def _over_networks(fn: Callable[[Array], Any], vectors: Array, batch_size: int | None) -> Any:
+    """`fn` of each row, `batch_size` rows at once."""
+    if batch_size is None:
+        batch_size = 1 if jax.default_backend() == "cpu" else _AT_ONCE
+    if batch_size == 1 or len(vectors) < 2:
+        return lax.map(fn, vectors)
+    return lax.map(fn, vectors, batch_size=min(batch_size, len(vectors)))

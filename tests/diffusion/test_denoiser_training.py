@@ -1,0 +1,401 @@
+"""Folds, batches, the loss and the steps of the denoiser's training, and how it is judged."""
+
+import dataclasses
+import functools
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from denoiser_cases import CONFIG, EQUIVARIANT, MLP, SPECS, random_params, vectors_of
+from hyperrep_cases import assert_trees_equal
+from scipy.stats import percentileofscore
+
+from hyperjax.diffusion import UNKNOWN, wiener
+from hyperjax.diffusion import denoiser_training as training
+from hyperjax.diffusion.denoiser import denoise_scaled
+from hyperjax.hyperrep.training import place, run_steps
+from hyperjax.store import checkpoint
+
+KEY, SIZE = jax.random.key(0), MLP.num_params
+MEMBERS = vectors_of(MLP, 40)
+QUALITY = np.random.default_rng(0).uniform(0.5, 0.9, 40)
+QUALITY[[3, 17]] = np.nan
+
+
+def configured(**changes):
+    steps = {k: v for k, v in changes.items() if hasattr(CONFIG.training, k)}
+    others = {k: v for k, v in changes.items() if k not in steps}
+    trained = dataclasses.replace(CONFIG.training, **steps)
+    return dataclasses.replace(CONFIG, training=trained, **others)
+
+
+@functools.cache
+def trainer_of(devices=4, **changes):
+    return training.make_trainer(configured(**changes), MLP, jax.devices()[:devices])
+
+
+@functools.cache
+def data_of(trainer):
+    return place(trainer, training.folded(trainer.config, MLP, MEMBERS, QUALITY, seed=0))
+
+
+def trained(trainer, count, state=None, data=None):
+    state = training.begin(trainer, KEY).state if state is None else state
+    data = data_of(trainer) if data is None else data
+    return training.train_steps(trainer, state, data, jnp.int32(count))
+
+
+# --- folds ----------------------------------------------------------------------------------
+
+
+def row_of(vectors, members=MEMBERS):
+    """Which of the members each vector is."""
+    return np.abs(vectors[:, None] - members[None]).max(axis=2).argmin(axis=1)
+
+
+def test_every_member_is_in_one_fold_whose_wiener_denoiser_has_not_seen_it():
+    data = training.folded(CONFIG, MLP, MEMBERS, QUALITY, seed=0)
+    assert data.members.shape == (3, 14, SIZE)
+    folds = [row_of(members) for members in data.members]
+    assert sorted(np.concatenate([np.unique(fold) for fold in folds])) == list(range(40))
+    assert sorted(len(set(fold)) for fold in folds) == [13, 13, 14]
+    noisy = vectors_of(MLP, 5, seed=1)
+    for number, fold in enumerate(folds):
+        np.testing.assert_array_equal(data.members[number], MEMBERS[fold])
+        others = np.delete(MEMBERS, fold, axis=0)
+        ours = wiener.Wiener(*(leaf[number] for leaf in data.wieners))
+        theirs = wiener.fit(others)
+        assert len(ours.axes) >= len(theirs.axes)
+        for level in (0.2, 1.0):
+            np.testing.assert_allclose(
+                wiener.denoise(ours, noisy, level), wiener.denoise(theirs, noisy, level), atol=1e-5
+            )
+
+
+def test_axes_that_fill_up_change_nothing():
+    fitted, noisy = wiener.fit(MEMBERS[:10]), vectors_of(MLP, 4, seed=1)
+    padded = training._padded(fitted, 33)
+    assert padded.axes.shape == (33, SIZE)
+    np.testing.assert_array_equal(
+        wiener.denoise(padded, noisy, 0.7), wiener.denoise(fitted, noisy, 0.7)
+    )
+
+
+def test_the_seed_shuffles_the_folds():
+    first, again, other = (
+        training.folded(CONFIG, MLP, MEMBERS, QUALITY, seed=seed) for seed in (0, 0, 1)
+    )
+    np.testing.assert_array_equal(first.members, again.members)
+    assert not np.array_equal(first.members, other.members)
+
+
+@pytest.mark.parametrize(("folds", "count"), [(1, 40), (8, 3), (3, 2)])
+def test_one_fold_where_there_can_be_no_more(folds, count):
+    config, members = configured(folds=folds), MEMBERS[:count]
+    data = training.folded(config, MLP, members, QUALITY[:count], seed=0)
+    np.testing.assert_array_equal(data.members, members[None])
+    expected = wiener.fit(members)
+    assert_trees_equal(wiener.Wiener(*(leaf[0] for leaf in data.wieners)), expected)
+
+
+def test_snapshots_of_one_member_are_in_one_fold():
+    """20 members of two snapshots each: none is denoised by what has seen its other one."""
+    data = training.folded(CONFIG, MLP, MEMBERS, QUALITY, seed=0, each=2)
+    folds = [set(row_of(members)) for members in data.members]
+    assert sorted(row for fold in folds for row in fold) == list(range(40))
+    for fold in folds:
+        assert {row ^ 1 for row in fold} == fold
+    others = np.delete(MEMBERS, sorted(folds[0]), axis=0)
+    np.testing.assert_allclose(data.wieners.mean[0], others.mean(0), atol=1e-5)
+
+
+def test_folds_of_an_equivariant_denoiser():
+    config = configured(graph=EQUIVARIANT)
+    data = training.folded(config, MLP, MEMBERS, QUALITY, seed=0)
+    assert data.wieners.axes.shape == (3, 0, SIZE)
+    others = np.delete(MEMBERS, row_of(data.members[1]), axis=0)
+    np.testing.assert_allclose(data.wieners.rest[1], wiener.fit_orbits(MLP, others).rest)
+
+
+def test_qualities_go_with_their_members():
+    data = training.folded(CONFIG, MLP, MEMBERS, QUALITY, seed=0)
+    expected = training._quantiles(QUALITY)
+    for members, quantiles in zip(data.members, data.quantiles, strict=True):
+        np.testing.assert_array_equal(quantiles, expected[row_of(members)])
+
+
+def test_quantiles():
+    """Those of ranks, ties in the middle, unknown ones apart."""
+    quality = np.array([0.3, 0.1, np.nan, 0.3, 0.9, np.inf, 0.3, 0.2])
+    known = quality[np.isfinite(quality)]
+    expected = [
+        percentileofscore(known, q, kind="mean") / 100 if np.isfinite(q) else UNKNOWN
+        for q in quality
+    ]
+    found = training._quantiles(quality)
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
+    assert found.dtype == np.float32
+    np.testing.assert_array_equal(training._quantiles(np.full(3, np.nan)), [UNKNOWN] * 3)
+    np.testing.assert_array_equal(training._quantiles(np.array([0.7])), [0.5])
+
+
+# --- batches and the loss -------------------------------------------------------------------
+
+draw = jax.jit(training.draw_batch, static_argnums=0)
+
+
+@pytest.fixture(scope="module")
+def batches():
+    trainer = trainer_of()
+    drawn = [draw(trainer, key, data_of(trainer)) for key in jax.random.split(KEY, 60)]
+    return [training.Batch(*(np.asarray(leaf) for leaf in batch)) for batch in drawn]
+
+
+def test_a_batch_is_of_one_fold_and_its_wiener_denoiser(batches):
+    data = training.folded(CONFIG, MLP, MEMBERS, QUALITY, seed=0)
+    folds = [set(row_of(members)) for members in data.members]
+    used, rows_seen = set(), set()
+    for batch in batches:
+        rows = row_of(batch.clean)
+        np.testing.assert_array_equal(batch.clean, MEMBERS[rows])
+        (number,) = [k for k, fold in enumerate(folds) if set(rows) <= fold]
+        used.add(number)
+        rows_seen |= set(rows)
+        others = wiener.fit(np.delete(MEMBERS, sorted(folds[number]), axis=0))
+        expected = wiener.denoise(others, batch.noisy, batch.sigma)
+        np.testing.assert_allclose(batch.linear, expected, atol=1e-4)
+    assert used == {0, 1, 2}
+    assert rows_seen == set(range(40))
+
+
+def test_levels_noise_and_hidden_qualities_of_batches(batches):
+    sigma = np.concatenate([batch.sigma for batch in batches])
+    uniform = np.log(sigma / CONFIG.sigma_min) / np.log(CONFIG.sigma_max / CONFIG.sigma_min)
+    assert 0 <= uniform.min() < 0.01
+    assert 0.99 < uniform.max() <= 1.0001
+    histogram, _ = np.histogram(uniform, bins=8, range=(0, 1))
+    assert np.abs(histogram - len(sigma) / 8).max() < 5 * np.sqrt(len(sigma) / 8)
+    noise = [(b.noisy - b.clean) / b.sigma[:, None] for b in batches]
+    noise = np.concatenate(noise).astype(np.float64)
+    assert abs(noise.mean()) < 5 / np.sqrt(noise.size)
+    assert abs(noise.var() - 1) < 5 * np.sqrt(2 / noise.size)
+    expected, shown, known = training._quantiles(QUALITY), 0, 0
+    for batch in batches:
+        truth = expected[row_of(batch.clean)]
+        visible = batch.quantile != UNKNOWN
+        np.testing.assert_allclose(batch.quantile[visible], truth[visible])
+        shown, known = shown + visible.sum(), known + (truth != UNKNOWN).sum()
+    share = 1 - shown / known
+    assert abs(share - 0.2) < 5 * np.sqrt(0.2 * 0.8 / known)
+
+
+def test_the_loss_is_the_weighted_error_of_what_is_denoised(batches):
+    trainer, params = trainer_of(), random_params(CONFIG.graph, MLP)
+    data = training.folded(CONFIG, MLP, MEMBERS, QUALITY, seed=0)
+    batch = batches[0]
+    for number in range(3):
+        fold = wiener.Wiener(*(leaf[number] for leaf in data.wieners))
+        if np.allclose(wiener.denoise(fold, batch.noisy, batch.sigma), batch.linear, atol=1e-4):
+            break
+    denoise = jax.jit(denoise_scaled, static_argnums=0)
+    clean = denoise(trainer.static, params, fold, batch.noisy, batch.sigma, batch.quantile)
+    weight = (1 + batch.sigma.astype(np.float64) ** 2) / batch.sigma**2
+    expected = np.mean(weight[:, None] * (np.asarray(clean) - batch.clean) ** 2)
+    found = jax.jit(training.loss_fn, static_argnums=0)(trainer, params, batch)
+    assert float(found) == pytest.approx(expected, rel=1e-4)
+
+
+# --- steps ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("devices", "micro"), [(4, 0), (1, 32), (1, 5)])
+def test_neither_devices_nor_small_parts_change_a_gradient(batches, devices, micro):
+    """Five do not divide 32: all are computed at once."""
+    params = random_params(CONFIG.graph, MLP)
+    trainer = trainer_of(devices, micro_batch=micro)
+    assert trainer.mesh.size == devices
+    found = jax.jit(training._grads, static_argnums=0)(trainer, params, batches[0])
+    plain = reference_gradient(params, batches[0])
+    np.testing.assert_allclose(found[0], plain[0], rtol=1e-5)
+    largest = max(np.abs(leaf).max() for leaf in jax.tree.leaves(plain[1]))
+    assert_trees_equal(jax.device_get(found[1]), plain[1], atol=1e-5 * largest)
+
+
+def reference_gradient(params, batch):
+    grad = jax.value_and_grad(training.loss_fn, argnums=1)
+    return jax.device_get(jax.jit(grad, static_argnums=0)(trainer_of(1), params, batch))
+
+
+def test_neither_devices_nor_small_parts_change_the_training():
+    whole, metrics = trained(trainer_of(4), 4)
+    alone, expected = trained(trainer_of(1, micro_batch=32), 4)
+    assert_trees_equal(jax.device_get(whole.trained), jax.device_get(alone.trained), atol=2e-4)
+    assert metrics.keys() == {"loss", "grad_norm"}
+    for name, value in metrics.items():
+        np.testing.assert_allclose(value, expected[name], rtol=1e-3)
+
+
+def test_what_is_kept_is_a_moving_average():
+    """Of the first steps with equal weight, nearly."""
+    trainer = trainer_of()
+    state = training.begin(trainer, KEY).state
+    average = [np.float64(leaf) for leaf in jax.tree.leaves(state.params)]
+    for step in range(4):
+        state, _ = trained(trainer, 1, state)
+        decay = min(CONFIG.average, (1 + step) / (10 + step))
+        latest = jax.tree.leaves(jax.device_get(state.trained))
+        average = [decay * a + (1 - decay) * x for a, x in zip(average, latest, strict=True)]
+    assert int(state.step) == 4
+    for found, expected in zip(jax.tree.leaves(state.params), average, strict=True):
+        np.testing.assert_allclose(found, expected, atol=1e-6)
+
+
+def test_batches_depend_on_the_step_alone():
+    """Steps in one call or one by one; and the next batch is another."""
+    trainer = trainer_of()
+    together, mean = trained(trainer, 3)
+    state, losses = None, []
+    for _ in range(3):
+        state, metrics = trained(trainer, 1, state)
+        losses.append(float(metrics["loss"]))
+    assert_trees_equal(state, together)
+    assert float(mean["loss"]) == pytest.approx(np.mean(losses), rel=1e-5)
+    assert len(set(losses)) == 3
+
+
+# --- a whole training -----------------------------------------------------------------------
+
+
+def run(trainer, begun, judged):
+    steps = functools.partial(training_steps, trainer)
+    yield from run_steps(trainer, begun, steps, judged, "denoiser")
+
+
+def recorded(steps):
+    """All steps, of which only the last progress is still there, and all records."""
+    steps = list(steps)
+    return steps, [record for _, _, record in steps]
+
+
+def training_steps(trainer, state, count):
+    return training.train_steps(trainer, state, data_of(trainer), count)
+
+
+def test_a_training_that_was_killed_ends_as_one_that_was_not(tmp_path):
+    """Between two validations, from a checkpoint, to the bit."""
+    trainer = trainer_of()
+    judged = training.judge(trainer, wiener.fit(MEMBERS), MEMBERS, vectors_of(MLP, 6, seed=3))
+    (*_, (whole, _, _)), records = recorded(run(trainer, training.begin(trainer, KEY), judged))
+    found = {name for record in records if record for name in record}
+    levels = [f"{part}_ratio_{level}" for part in ("train", "val") for level in training.LEVELS]
+    assert {"step", "val_loss", "val_ratio", "train_ratio", "train_loss", *levels} <= found
+    steps = run(trainer, training.begin(trainer, KEY), judged)
+    progress, done, record = next(itertools.islice(steps, 1, None))
+    assert (done, record) == (10, None)
+    checkpoint.save(tmp_path / "denoiser", 10, progress)
+    restored = checkpoint.restore(tmp_path / "denoiser", 10, training.begin(trainer, KEY))
+    (*_, (ended, _, _)), again = recorded(run(trainer, restored, judged))
+    assert again == records[2:]
+    assert [record["step"] for record in again] == [12, 14]
+    assert_trees_equal(ended, whole)
+
+
+def two_modes(count, seed):
+    """Members near one of two opposite networks: no linear denoiser tells which."""
+    rng = np.random.default_rng(seed)
+    mode = np.random.default_rng(0).normal(size=SIZE)
+    sign = rng.choice([-1, 1], size=(count, 1))
+    return np.float32(sign * mode + 0.3 * rng.normal(size=(count, SIZE)))
+
+
+def independent(count, seed):
+    return np.float32(np.random.default_rng(seed).normal(size=(count, SIZE)))
+
+
+LEARNING = {"steps": 150, "warmup_steps": 10, "folds": 4}
+
+
+@functools.cache
+def learned(population, optimizer="adamw"):
+    """Ratios to the Wiener denoiser of held-out members, before and after 150 steps."""
+    trainer = trainer_of(4, optimizer=optimizer, average=0.9, **LEARNING)
+    members, val = population(400, 1), population(200, 2)
+    unknown = np.full(400, np.nan)
+    data = place(trainer, training.folded(trainer.config, MLP, members, unknown, seed=0))
+    state = training.begin(trainer, KEY).state
+    full = training.whole(trainer.config, MLP, members)
+    before = training.ratios(trainer.static, state.params, full, val, jax.random.key(1))
+    state, _ = trained(trainer, LEARNING["steps"], state, data)
+    after = training.ratios(trainer.static, state.params, full, val, jax.random.key(1))
+    return before, after, state
+
+
+def test_an_untrained_denoiser_is_as_good_as_wieners():
+    """And the errors are those of the closed form."""
+    before, _, _ = learned(independent)
+    full = wiener.fit(independent(400, 1))
+    for level, (ratio, error) in before.items():
+        assert ratio == pytest.approx(1, abs=1e-6)
+        expected = wiener.error(full, np.eye(SIZE), level)
+        assert error == pytest.approx(expected, rel=0.1)
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_two_modes_are_learned_beyond_the_second_order(optimizer):
+    _, after, _ = learned(two_modes, optimizer)
+    assert after[1.0][0] < 0.9
+    assert after[1.5][0] < 0.85
+
+
+def test_of_gaussian_members_there_is_nothing_to_learn():
+    """A network learns from its own mistakes there, not from what it has seen."""
+    _, after, _ = learned(independent)
+    assert all(0.99 < ratio < 1.1 for ratio, _ in after.values())
+
+
+def test_muon_trains_the_matrices_inside():
+    """All parameters are trained, by one of two optimisers: only rounds have orthogonal steps."""
+    trainer = trainer_of(4, optimizer="muon", average=0.9, **LEARNING)
+    begun = jax.device_get(training.begin(trainer, KEY).state.trained)
+    _, _, state = learned(two_modes, "muon")
+    moved = jax.tree.map(lambda a, b: np.abs(a - b).max(), begun, jax.device_get(state.trained))
+    assert min(jax.tree.leaves(moved)) > 0
+
+
+def test_judging_pads_and_weighs_members_alike():
+    """7 members in calls of 3 are as good as in one; the mean over levels is the score."""
+    trainer, full = trainer_of(), wiener.fit(MEMBERS)
+    params = random_params(CONFIG.graph, MLP)
+    members, key = vectors_of(MLP, 7, seed=5), jax.random.key(2)
+    found = training.ratios(trainer.static, params, full, members, key, size=3)
+    errors = np.zeros((len(training.LEVELS), 2))
+    for number, level in enumerate(training.LEVELS):
+        for begin in (0, 3, 6):
+            padded = np.zeros((3, SIZE), np.float32)
+            part = members[begin : begin + 3]
+            padded[: len(part)] = part
+            of_part = jax.random.fold_in(jax.random.fold_in(key, number), begin)
+            noisy = padded + np.float32(level) * np.asarray(jax.random.normal(of_part, (3, SIZE)))
+            for i, clean in enumerate(denoised(trainer, params, full, noisy, level)):
+                rows = np.mean((clean - padded) ** 2, axis=1)
+                errors[number, i] += rows[: len(part)].sum()
+    for level, (ours, linear) in zip(training.LEVELS, errors, strict=True):
+        np.testing.assert_allclose(found[level], (ours / linear, linear / 7), rtol=1e-4)
+    scores = training.judge(trainer, full, MEMBERS, members)(params)
+    mean = np.mean([scores[f"val_ratio_{level}"] for level in training.LEVELS])
+    assert scores["val_loss"] == scores["val_ratio"] == pytest.approx(mean)
+
+
+def denoised(trainer, params, full, noisy, level):
+    sigma = np.full(len(noisy), level, np.float32)
+    unknown = np.full(len(noisy), UNKNOWN, np.float32)
+    denoise = jax.jit(denoise_scaled, static_argnums=0)
+    yield np.asarray(denoise(trainer.static, params, full, noisy, sigma, unknown))
+    yield np.asarray(wiener.denoise(full, noisy, sigma))
+
+
+@pytest.mark.parametrize(("batch", "used"), [(32, 4), (24, 3), (8, 1)])
+def test_as_many_devices_as_divide_the_batch_into_parts_worth_it(batch, used):
+    assert training.make_trainer(configured(batch_size=batch), SPECS["tanh"]).mesh.size == used

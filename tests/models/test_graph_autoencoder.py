@@ -1,0 +1,138 @@
+"""The autoencoder whose encoder and decoder send messages along a network's own edges."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hyperrep_cases import DIM, KEY, LINEAR, SPEC, STATS, VECTORS, changed
+
+from hyperjax import cost, hyperrep
+from hyperjax.config import ArchitectureConfig, AutoencoderConfig, GraphConfig, OptimizationConfig
+from hyperjax.hyperrep import HyperRep, losses, training
+from hyperjax.models.autoencoder import Autoencoder
+from hyperjax.models.cnn import zoo_cnn_spec
+
+GRAPH = GraphConfig(
+    edge_dim=8, edge_hidden=12, node_dim=8, node_hidden=12, heads=2, rounds=1, condition_dim=6
+)
+CONFIG = changed(LINEAR, architecture={"network": "graph", "graph": GRAPH, "dropout": 0.0})
+
+
+def module_of(**changes):
+    return Autoencoder(dataclasses.replace(CONFIG.architecture, **changes), SPEC)
+
+
+def random_params(module):
+    """Parameters of which none is zero."""
+    sample = jnp.zeros((1, DIM))
+    params = jax.jit(lambda: module.init(KEY, sample, train=False)["params"])()
+    rng = np.random.default_rng(0)
+    return jax.tree.map(lambda x: x + rng.normal(0, 0.1, x.shape).astype(np.float32), params)
+
+
+@pytest.mark.parametrize("linear_path", [True, False])
+def test_at_the_start_it_is_the_linear_path(linear_path):
+    module, x = module_of(linear_path=linear_path), VECTORS[:5] / 20
+    params = jax.jit(lambda: module.init(KEY, x, train=False)["params"])()
+    if linear_path:
+        rng = np.random.default_rng(1)
+        for part in ("encoder", "decoder"):
+            kernel = params[part]["linear"]["kernel"]
+            params[part]["linear"]["kernel"] = rng.normal(0, 0.1, kernel.shape).astype(np.float32)
+    z, out, _ = module.apply({"params": params}, x, train=False)
+    if linear_path:
+        encoder, decoder = (params[name]["linear"]["kernel"] for name in ("encoder", "decoder"))
+        np.testing.assert_allclose(z, np.tanh(x @ encoder), atol=1e-5)
+        np.testing.assert_allclose(out, z @ decoder, atol=1e-5)
+    else:
+        np.testing.assert_array_equal(out, 0)
+        assert np.std(z, axis=0).min() > 1e-3
+
+
+@pytest.mark.parametrize("output", ["latents", "reconstruction"])
+def test_outputs_see_all_weights_of_their_own_model_only(output):
+    module = module_of()
+    params, x = random_params(module), VECTORS[:3] / 20
+
+    @jax.jit
+    def gradient(x):
+        def of_one(x):
+            latents, outputs, _ = module.apply({"params": params}, x, train=False)
+            return jnp.sum(jnp.sin((latents if output == "latents" else outputs)[1]))
+
+        return jax.grad(of_one)(x)
+
+    grad = np.asarray(gradient(x))
+    assert np.all(grad[1] != 0)
+    np.testing.assert_array_equal(np.delete(grad, 1, 0), 0)
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_all_but_the_linear_path_is_trained(optimizer):
+    config = changed(
+        CONFIG, training={"optimizer": optimizer, "weight_decay": 1.0, "warmup_steps": 0}
+    )
+    trainer = hyperrep.make_trainer(config, SPEC)
+    params = random_params(module_of())
+
+    @jax.jit
+    def update(params, vectors):
+        grads = jax.grad(lambda p: training.loss_fn(trainer, p, STATS, vectors, KEY)[0])(params)
+        tx = training.optimizer(config.training)
+        return tx.update(grads, tx.init(params), params)[0]
+
+    updates = update(params, VECTORS)
+    for part in ("encoder", "decoder"):
+        assert not updates[part].pop("linear")["kernel"].any()
+    assert all(np.any(leaf != 0) for leaf in jax.tree.leaves(updates))
+
+
+def test_it_learns_what_principal_components_miss():
+    """Weights that are a product of others: no linear map of few latents gives them."""
+    rng = np.random.default_rng(0)
+    factors = rng.normal(size=(600, 4))
+    quadratic = np.stack([factors[:, i] * factors[:, j] for i in range(4) for j in range(i)], 1)
+    vectors = factors @ rng.normal(size=(4, DIM)) + 0.5 * quadratic @ rng.normal(size=(6, DIM))
+    train, held_out = np.float32(vectors[:500]), np.float32(vectors[500:])
+    config = changed(
+        CONFIG,
+        architecture={"latent": 4},
+        loss={"beta": 1.0},
+        data={"augment": dataclasses.replace(CONFIG.data.augment, mix=0.0, noise=0.0, erase=0.0)},
+        training={"optimizer": "muon", "learning_rate": 1e-2},
+    )
+    stats = hyperrep.statistics(config.data, SPEC, train)
+    trainer = hyperrep.make_trainer(config, SPEC)
+    data, placed_stats = training.place(trainer, (train, stats))
+    begun = training.begin(trainer, KEY, data, placed_stats)
+    start = training.fit_linear(trainer, begun, stats, train).state
+
+    def r_squared(params):
+        model = HyperRep(config, SPEC, params, stats, train[0])
+        outputs = hyperrep.reconstruct(model, held_out, aligned=True)
+        return losses.r_squared(SPEC, outputs, held_out, train.mean(0), stats.layer_std)["all"]
+
+    components = r_squared(jax.device_get(start.params))
+    state, _ = training.train_steps(trainer, start, data, placed_stats, jnp.int32(150))
+    assert r_squared(jax.device_get(state.params)) > components + 0.1
+
+
+def test_cost_equals_the_count_of_xla():
+    spec, graph = zoo_cnn_spec(1, "tanh"), GraphConfig(rounds=2)
+    c = ArchitectureConfig(
+        network="graph", graph=graph, latent=64, dropout=0.0, projection_layers=1,
+        projection_hidden=16, projection_dim=8,
+    )  # fmt: skip
+    config = AutoencoderConfig(architecture=c, training=OptimizationConfig(batch_size=2))
+    module, vectors = Autoencoder(c, spec), jnp.zeros((4, spec.num_params))
+    params = jax.eval_shape(lambda: module.init(KEY, vectors, train=False))["params"]
+
+    def loss(params):
+        return sum(jnp.sum(x**2) for x in module.apply({"params": params}, vectors, train=False))
+
+    found = jax.jit(jax.grad(loss)).lower(params).cost_analysis()["flops"]
+    assert cost.autoencoder_flops(config, spec) == pytest.approx(found, rel=0.15)
+    weights = sum(leaf.size for leaf in jax.tree.leaves(params))
+    assert cost.autoencoder_params(c, spec) == pytest.approx(weights, rel=0.05)
