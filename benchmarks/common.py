@@ -19,11 +19,16 @@ TORCH_PYTHON = "HYPERJAX_TORCH_PYTHON"  # a Python that has torch, if this one h
 
 def small_autoencoder() -> Any:
     """The autoencoder of configs/digits.py:small."""
+    return configurations().SMALL_AUTOENCODER
+
+
+def configurations() -> Any:
+    """The module configs/common.py."""
     if str(ROOT) not in sys.path:  # a script has its own folder there
         sys.path.append(str(ROOT))
-    from configs.common import SMALL_AUTOENCODER
+    from configs import common
 
-    return SMALL_AUTOENCODER
+    return common
 
 
 def cores() -> list[int]:
@@ -91,13 +96,13 @@ def spread(work: float, seconds: list[float]) -> dict[str, float]:
 
 def has_torch() -> bool:
     """Whether the peers can run; says how to get them if not."""
-    done = subprocess.run([_torch_python(), "-c", "import torch"], capture_output=True)
+    done = subprocess.run([torch_python(), "-c", "import torch"], capture_output=True)
     if done.returncode:
         print(f"no PyTorch here: pip install -e .[bench], or {TORCH_PYTHON}=its Python")
     return done.returncode == 0
 
 
-def _torch_python() -> str:
+def torch_python() -> str:
     return os.environ.get(TORCH_PYTHON, sys.executable)
 
 
@@ -107,7 +112,7 @@ def peers(groups: list[list[int]]) -> Iterator[Callable[[dict[str, Any]], float]
     them do the same work at the same moment and returns the seconds of the slowest."""
     processes = [
         subprocess.Popen(
-            [_torch_python(), "-W", "ignore", str(FOLDER / "torch_peer.py"), ",".join(map(str, g))],
+            [torch_python(), "-W", "ignore", str(FOLDER / "torch_peer.py"), ",".join(map(str, g))],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
         )
         for g in groups

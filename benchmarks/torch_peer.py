@@ -14,6 +14,7 @@ from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
+import torch_denoiser
 from torch import nn
 from torch.func import functional_call, grad_and_value, stack_module_state, vmap
 
@@ -256,6 +257,8 @@ def build(text: str) -> Callable[[], None]:
     torch.manual_seed(0)
     torch._dynamo.reset()
     work, form = request["work"], request["form"]
+    if work == "denoiser":
+        return torch_denoiser.train(form, request)
     if work == "autoencoder":
         return autoencoder(form, request["config"], request["layers"], request["steps"])
     sizes = {name: request[name] for name in ("batch", "images")}

@@ -44,15 +44,15 @@ SMALL_AUTOENCODER = AutoencoderConfig(
 
 # Minutes on two CPU cores. More members bear more steps and width: `large_denoiser`.
 SMALL_DENOISER = DenoiserConfig(
+    snapshots=3,
     training=OptimizationConfig(
-        optimizer="muon", steps=1000, batch_size=64, learning_rate=8e-3, weight_decay=1e-2,
+        optimizer="muon", steps=900, batch_size=64, learning_rate=8e-3, weight_decay=1e-2,
         warmup_steps=100, eval_every=100,
     ),
 )  # fmt: skip
 LARGE_DENOISER = dataclasses.replace(
     SMALL_DENOISER,
     graph=GraphConfig(edge_dim=96, edge_hidden=192),
-    snapshots=3,
     average=0.9995,
     training=dataclasses.replace(
         SMALL_DENOISER.training, steps=14_000, warmup_steps=200, eval_every=250

@@ -104,9 +104,19 @@ After Zeng et al. (arXiv 2506.07998): accuracy above the frontier of noise on tr
 averages of them at the same novelty, with its interval; by novelty in weights, then in behaviour.
 Held-out members, what a perfect sampler would give, lie beyond it; the last column says what else
 does. Then shares of samples that replay a train model, or are as near to an average, where any do.
-@weights: population|test|novelty|margin|from|to|frontier.$
+@weights: population|kind|test|novelty|margin|from|to|frontier.$
 @behaviour: population|novelty|margin|from|to|frontier.$
 @copies: population|replay|interpolate where nonzero
+
+## `denoiser`: what it knows of unseen networks
+Errors of the denoiser of weights on held-out and on train members, as a share of the linear-optimal
+(Wiener) denoiser's. Below 1 is structure that no second moment holds.
+@errors: noise|held-out|train, ratio
+@facts: fact|number
+
+## `scaling`: what more train members give
+Subsets of the train members of one zoo, each with a denoiser of its own.
+@scaling: train members|seed|ratio|diffusion|novelty|repaired
 
 ## `probes`: what a linear map reads
 Ridge regression on train members, judged on test members. By R², layer statistics predict best, and

@@ -210,7 +210,7 @@ class DiffusionConfig:
     sigma_min: float = 0.6  # whose expected clean weights are the sample
     deterministic: bool = False  # the probability flow in place of ancestral steps
     refine_sigma: float = 1.5  # to which `refine:` noises
-    polish_sigma: float = 0.6  # to which each round of `polish:` noises
+    polish_sigma: float = 1.0  # to which each round of `polish:` noises
     polish_rounds: int = 4
     guidance: float = _number(1.0)  # of the quality; 1: conditional, more: beyond it
 
@@ -290,6 +290,7 @@ def from_dict(tree: Mapping[str, Any]) -> Config:
     config = build(Config, tree)
     config_rules.check_zoo(config)
     config_rules.check_autoencoder(config)
+    config_rules.check_denoiser(config)
     config_rules.check_evaluation(config.evaluation)
     return config
 

@@ -54,6 +54,24 @@ def check_autoencoder(config: Any) -> None:
             raise unknown("value of config field autoencoder.variants", name, VARIANTS)
 
 
+def check_denoiser(config: Any) -> None:
+    for name, graph in (
+        ("denoiser.graph", config.denoiser.graph),
+        ("autoencoder.architecture.graph", config.autoencoder.architecture.graph),
+    ):
+        if graph.node_dim % graph.heads:
+            raise HyperJaxError(f"config field {name}.node_dim: must be a multiple of its heads")
+    for name, levels in (
+        ("denoiser", config.denoiser),
+        ("samplers.diffusion", config.samplers.diffusion),
+    ):
+        if not levels.sigma_min < levels.sigma_max:
+            raise HyperJaxError(
+                f"config field {name}.sigma_min: got {levels.sigma_min}, expected less than "
+                f"sigma_max = {levels.sigma_max}"
+            )
+
+
 def check_evaluation(evaluation: Any) -> None:
     if 0 not in evaluation.epochs:
         raise HyperJaxError(

@@ -76,11 +76,12 @@ def fetch(tree: Any) -> Any:
     return jax.tree.map(one, tree)
 
 
-def same_number_of_each(devices: list[Any], batch: int, least: int) -> list[Any]:
+def same_number_of_each(devices: list[Any], batch: int, least: int, field: str) -> list[Any]:
     """As many devices as divide the batch, the same number of every process.
 
     A device is used if at least `least` examples come to it, except for each process's first.
-    Raises HyperJaxError if the processes do not divide the batch.
+    Raises HyperJaxError, naming the `field` of the configuration, if the processes do not divide
+    the batch.
     """
     groups = [
         [device for device in devices if device.process_index == process]
@@ -94,7 +95,7 @@ def same_number_of_each(devices: list[Any], batch: int, least: int) -> list[Any]
     ]
     if not counts:
         raise HyperJaxError(
-            f"config field autoencoder.training.batch_size = {batch} cannot be divided among "
+            f"config field {field}.training.batch_size = {batch} cannot be divided among "
             f"{len(groups)} processes; expected a multiple of it"
         )
     return [device for group in groups for device in group[: max(counts)]]

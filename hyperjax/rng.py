@@ -22,6 +22,7 @@ class Stream(enum.IntEnum):
 # Likewise for ever; a new experiment takes a new number.
 _EXPERIMENTS = {
     "fig3": 3, "fig6": 6, "novelty": 7, "cost": 9, "figD": 11, "vae": 14, "denoiser": 15,
+    "scaling": 16,
     "tab4": 44,
 }  # fmt: skip
 

@@ -39,9 +39,10 @@ GRAPH = GraphConfig(
 EQUIVARIANT = dataclasses.replace(GRAPH, equivariant=True)
 CONFIG = DenoiserConfig(
     graph=GRAPH,
-    folds=3,
+    folds=4,
+    average=0.9,
     training=OptimizationConfig(
-        steps=14, batch_size=32, learning_rate=1e-2, weight_decay=1e-2, warmup_steps=2,
+        steps=14, batch_size=32, learning_rate=1e-2, weight_decay=1e-2, warmup_steps=5,
         schedule="constant", eval_every=12,
     ),
 )  # fmt: skip

@@ -21,7 +21,7 @@ NAMES = samplers.names(vae=True)
 WEIGHT_SAMPLERS = ("aligned_mean", "average", "average_nearest", "noise", "pca")
 DIFFUSION = ("diffusion", "diffusion30")
 WITH_TOOLS = (
-    *DIFFUSION, "refine:kde", "repair:average", "repair:joint", "refine:repair:pca",
+    *DIFFUSION, "refine:kde", "repair:average", "repair:joint", "refine:repair:pca", "polish:kde",
     "subsample:repair:joint", "bootstrap:refine:kde",
 )  # fmt: skip
 SUBSAMPLED = ("subsample:kde30", "subsample:bootstrap:pca")
@@ -30,7 +30,7 @@ ON_HOST = ("neigh", "neigh30", "bootstrap:neigh30")  # the state
 QUICK = SamplersConfig(
     gan=GanConfig(hidden=8, layers=1, steps=10, batch_size=4),
     subsample_factor=3, bootstrap_rounds=2, bootstrap_draws=20,
-    diffusion=DiffusionConfig(steps=2, sigma_max=1.5, refine_sigma=1.5),
+    diffusion=DiffusionConfig(steps=2, sigma_max=1.5, refine_sigma=1.5, polish_rounds=2),
 )  # fmt: skip
 LINEAR = np.linalg.qr(np.random.default_rng(5).normal(size=(D, D)))[0].astype(np.float32)
 

@@ -57,6 +57,7 @@ scope = dict(
     latents=np.random.default_rng(0).uniform(-0.9, 0.9, (20, 8)).astype(np.float32),
     quality=np.linspace(0, 1, 20), run=run,
 )
+scope["denoiser"] = hj.fit_denoiser(zoo, run.config.denoiser, scope["key"])
 found = {name: getattr(hj, name) for name in hj.__all__ if inspect.isfunction(getattr(hj, name))}
 found |= {name: getattr(hj.samplers, name) for name in hj.samplers.__all__ if name.islower()}
 found["Zoo.select"], failed = hj.Zoo.select, []

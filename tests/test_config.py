@@ -14,7 +14,8 @@ from hyperjax.errors import HyperJaxError
 ROOT = Path(__file__).parents[1]
 NAMES = sorted({p.stem for p in (ROOT / "configs").glob("*.py")} - {"__init__", "common"})
 SCALES = dict.fromkeys(NAMES, ("full", "paper", "small", "smoke"))
-SCALES["digits"] = ("paper", "small", "smoke")
+SCALES |= dict.fromkeys(("fashion_mnist", "mnist"), ("full", "large", "paper", "small", "smoke"))
+SCALES["digits"] = ("large", "paper", "small", "smoke")
 
 
 def changed(field: str, value) -> dict:

@@ -37,7 +37,7 @@ def devices(*counts):
     ],
 )
 def test_devices_that_share_a_batch(counts, batch, used):
-    chosen = distributed.same_number_of_each(devices(*counts), batch, least=8)
+    chosen = distributed.same_number_of_each(devices(*counts), batch, least=8, field="denoiser")
     assert len(chosen) == len(set(chosen)) == used
     each = [sum(d.process_index == p for d in chosen) for p in range(len(counts))]
     assert set(each) == {used // len(counts)}
@@ -45,7 +45,7 @@ def test_devices_that_share_a_batch(counts, batch, used):
 
 def test_processes_that_cannot_share_a_batch():
     with pytest.raises(HyperJaxError, match=r"batch_size = 10 .* 3 processes"):
-        distributed.same_number_of_each(devices(1, 1, 1), 10, least=8)
+        distributed.same_number_of_each(devices(1, 1, 1), 10, least=8, field="denoiser")
 
 
 def test_put_and_fetch():

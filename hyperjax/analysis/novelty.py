@@ -35,7 +35,8 @@ class Audit(NamedTuple):
     accuracy: np.ndarray  # float[M] on test images
     weights: np.ndarray  # float[M]: distance to the nearest train model, modulo symmetries
     behaviour: np.ndarray  # float[M]: 1 - largest overlap of errors with a train model
-    mixture: np.ndarray  # float[M]: distance to the nearest weighted average of train models
+    mixture: np.ndarray  # float[M]: distance to the nearest weighted average of train models;
+    # infinite for baselines, of which it is not asked
     parent_gap: np.ndarray  # float[M]: see `metrics.Overlap`; not in units of anything
     replica: np.ndarray | None  # float[M]: distance to the nearest train model's reconstruction
     excluded: int  # networks that are not finite
@@ -110,16 +111,16 @@ def audit(
     units = _among_train(train, task)
     spacing = {id(r): _spacing(r) for r in reconstructions.values()}
 
-    def audited(some: Mapping[str, Array], decoded: Mapping[str, Array]) -> dict[str, Audit]:
+    def audited(some: Mapping[str, Array], *, baseline: bool = False) -> dict[str, Audit]:
         found = {}
         for name, vectors in some.items():
-            of = decoded.get(name)
-            found[name] = _audit(units, task, vectors, of, spacing.get(id(of)))
+            of = None if baseline else reconstructions.get(name)
+            found[name] = _audit(units, task, vectors, of, spacing.get(id(of)), not baseline)
             advance(1, name)
         return found
 
-    tested = audited(populations, reconstructions)
-    base = {kind: audited(some, {}) for kind, some in baselines.items()}
+    tested = audited(populations)
+    base = {kind: audited(some, baseline=True) for kind, some in baselines.items()}
     margins, edge = {}, {}
     for axis in AXES:
         edge[axis] = {k: frontier(*points(some.values(), axis).T) for k, some in base.items()}
@@ -158,14 +159,19 @@ def _spacing(trajectories: Array) -> float:
 
 
 def _audit(
-    units: _Units, task: Task, vectors: Array, decoded: Array | None, spacing: float | None
+    units: _Units,
+    task: Task,
+    vectors: Array,
+    decoded: Array | None,
+    spacing: float | None,
+    mixtures: bool,
 ) -> Audit:
     finite = np.isfinite(vectors).all(axis=1)
     excluded, vectors = int(np.sum(~finite)), np.asarray(vectors[finite], np.float32)
     if not len(vectors):
         nothing = np.zeros(0)
         return Audit(*[nothing] * 5, None if decoded is None else nothing, excluded)
-    far = nearest.distances(units.models, vectors)
+    far = nearest.distances(units.models, vectors, mixtures=mixtures)
     measured = evaluation.evaluate(task, vectors, task.test)
     errors = metrics.error_bits(measured.predictions, task.test.labels)
     overlap = metrics.error_overlap(errors, units.errors)

@@ -37,7 +37,7 @@ def run(folder: Path, registry: ModuleType, request: Request) -> Path:
     earlier calls wrote; returns the path of its page."""
     _check(registry, request)
     trained = load(folder, data_dir=request.data_dir, overrides=request.overrides)
-    chosen = _chosen(registry, request, tuple(trained.hyperreps))
+    chosen = _chosen(registry, request, tuple(trained.hyperreps), trained.has_denoiser)
     evaluation, count = trained.config.evaluation, request.num_samples
     context = Context(
         folder,
@@ -61,11 +61,11 @@ def run(folder: Path, registry: ModuleType, request: Request) -> Path:
     return path
 
 
-# What is worth a look where there is a denoiser: each of the two wrappers on samplers of latents
-# and of weights, and the best of many.
+# What is worth a look where there is a denoiser: the wrappers, on samplers of latents and of
+# weights, and the best of many.
 _WRAPPED = (
-    "refine:kde30", "refine:joint30", "repair:diffusion", "repair:refine:kde30", "repair:joint30",
-    "repair:kde30", "repair:average", "subsample:repair:diffusion",
+    "refine:kde30", "refine:joint30", "repair:diffusion", "repair:kde30", "repair:joint30",
+    "repair:average", "polish:diffusion", "polish:kde30", "subsample:polish:diffusion",
 )  # fmt: skip
 
 
@@ -175,13 +175,19 @@ def _check(registry: ModuleType, request: Request) -> None:
         raise HyperJaxError(f"--num_samples={request.num_samples}: expected at least 1")
 
 
-def _chosen(registry: ModuleType, request: Request, hyperreps: tuple[str, ...]) -> tuple[str, ...]:
-    """The experiments to run; by default all but those that lack something."""
+def _chosen(
+    registry: ModuleType, request: Request, hyperreps: tuple[str, ...], has_denoiser: bool
+) -> tuple[str, ...]:
+    """The experiments to run; by default all but those that lack something, or take hours."""
     if request.experiments:
         return tuple(dict.fromkeys(request.experiments))
     lacking = {} if request.targets else dict.fromkeys(registry.NEED_TARGETS, "without --targets")
     if VAE not in hyperreps:
         lacking |= dict.fromkeys(registry.NEED_VAE, "without a vae in autoencoder.variants")
+    if not has_denoiser:
+        reason = "without a denoiser (config field denoiser.training.steps)"
+        lacking |= dict.fromkeys(registry.NEED_DENOISER, reason)
+    lacking |= dict.fromkeys(registry.HOURS, "unless --experiments names it")
     for name, reason in lacking.items():
         console.print(f"{reason} there is no {name}")
     return tuple(name for name in registry.DESCRIPTIONS if name not in lacking)

@@ -30,7 +30,7 @@ from hyperjax.population.lockstep import Recipe
 from hyperjax.population.repair import repair
 from hyperjax.rng import Stream, root_key
 from hyperjax.samplers import Sampler, Tools
-from hyperjax.store import workdir, zoo_file
+from hyperjax.store import tensors, workdir, zoo_file
 from hyperjax.types import Array
 from hyperjax.zoo import Zoo
 
@@ -169,13 +169,17 @@ def request(run: Run, sampler: str, count: int, name: str, seed: int) -> dict[st
         "decoder": run.hyperreps.info(name)["digest"],
         "dataset": run.config.dataset,
         "zoo": run.zoo.info.get("fingerprint"),
-    } | _denoiser(run, sampler)
+    } | _beside(run, sampler)
 
 
-def _denoiser(run: Run, sampler: str) -> dict[str, Any]:
-    """What a denoiser has to do with a draw."""
-    used = samplers.needs_denoiser(sampler)
-    return {"denoiser": run.denoiser_info["digest"]} if used else {}
+def _beside(run: Run, sampler: str) -> dict[str, Any]:
+    """What else decides what a sampler draws: the denoiser, the moments of images."""
+    found = {}
+    if samplers.needs_denoiser(sampler):
+        found["denoiser"] = run.denoiser_info["digest"]
+    if samplers.is_repaired(sampler):
+        found["moments"] = tensors.digest(run.moments._asdict())
+    return found
 
 
 def sampled(

@@ -21,7 +21,7 @@ from hyperjax.hyperrep.weight_data import WeightData
 from hyperjax.models.cnn import zoo_cnn_spec
 from hyperjax.population.evaluation import Task, make_task
 from hyperjax.population.lockstep import make_engine
-from hyperjax.population.repair import Repair, fit_repair, gaussian_inputs
+from hyperjax.population.repair import Moments, Repair, fit_repair, gaussian_inputs
 from hyperjax.rng import Stream, root_key
 from hyperjax.store import denoiser_file, hyperrep_file, moments_file, workdir, zoo_file
 from hyperjax.symmetry import alignment, nearest
@@ -123,7 +123,8 @@ class Run:
         return jax.device_put(denoiser), info
 
     @cached_property
-    def repair(self) -> Repair:
+    def moments(self) -> Moments:
+        """The two moments of the training images. Raises HyperJaxError if they are not there."""
         path = workdir.moments_path(self.folder)
         if not path.exists():
             raise HyperJaxError(
@@ -131,10 +132,13 @@ class Run:
                 "run train.py again on this workdir, with its images at hand, or put those that "
                 "another workdir of the same images has there"
             )
-        moments, _ = moments_file.read(path)
+        return moments_file.read(path)[0]
+
+    @cached_property
+    def repair(self) -> Repair:
         key = root_key(self.config.seed, Stream.REPAIR)
         members = self.data.train[:, -1]
-        return fit_repair(self.zoo.spec, members, gaussian_inputs(key, moments))
+        return fit_repair(self.zoo.spec, members, gaussian_inputs(key, self.moments))
 
     @property
     def main(self) -> str:

@@ -1,23 +1,19 @@
 """The stage of `train.py` that makes the denoiser of weights, and the images' moments."""
 
-import functools
 from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 
-from hyperjax import distributed, weights
+from hyperjax import distributed
 from hyperjax.app import progress, stage
 from hyperjax.app.run import Run
 from hyperjax.app.stage import Stage
 from hyperjax.config import differences, to_dict
-from hyperjax.diffusion import Denoiser
+from hyperjax.diffusion import Denoiser, fit_denoiser
 from hyperjax.diffusion import denoiser_training as training
 from hyperjax.diffusion.denoiser_training import LEVELS
 from hyperjax.errors import HyperJaxError
-from hyperjax.hyperrep.losses import slot_scale
-from hyperjax.hyperrep.training import place, run_steps
 from hyperjax.population.repair import image_moments
 from hyperjax.rng import Stream, root_key
 from hyperjax.store import denoiser_file, files, moments_file, workdir
@@ -44,38 +40,30 @@ def make_denoiser(run: Run) -> None:
         check_denoiser(run)
         files.remove(checkpoint_folder(run))
         return
-    train, val = of_last(run, run.data.train), np.asarray(run.data.val[:, -1], np.float32)
-    quality = run.data.quality[:, -config.snapshots :].reshape(-1)
-    scale = weights.layer_std(run.zoo.spec, train)
-    unit = np.asarray(slot_scale(run.zoo.spec, scale))[None]
-    train, val = train / unit, val / unit
-    trainer = training.make_trainer(config, run.zoo.spec)
-    full = training.whole(config, run.zoo.spec, train)
-    each = len(train) // len(run.data.train)  # snapshots of a member
-    folds = training.folded(config, run.zoo.spec, train, quality, run.config.seed, each)
-    data = place(trainer, folds)
-    judged = training.judge(trainer, full, train, val)
-    result = stage.train(
-        Stage(
-            NAME, NAME, run.folder, checkpoint_folder(run), config.training.steps,
-            run.config.checkpoint_seconds,
-        ),
-        lambda: training.begin(trainer, root_key(run.config.seed, Stream.DENOISER)),
-        lambda begun: begun,
-        lambda begun: run_steps(
-            trainer, begun, functools.partial(_steps, trainer, data), judged, NAME
-        ),
-        _note,
+    data = run.data
+    prepared = fit_denoiser.prepare(
+        config, run.zoo.spec, data.train, data.val, data.quality, run.config.seed
+    )
+    about = Stage(
+        NAME, NAME, run.folder, checkpoint_folder(run), config.training.steps,
+        run.config.checkpoint_seconds,
     )  # fmt: skip
+    result = stage.train(
+        about,
+        lambda: training.begin(prepared.trainer, root_key(run.config.seed, Stream.DENOISER)),
+        lambda begun: begun,
+        lambda begun: fit_denoiser.steps(prepared, begun),
+        note,
+    )
     best = distributed.fetch(result.best)
-    denoiser = Denoiser(config, run.zoo.spec, best, full, scale, run.reference)
+    denoiser = Denoiser(config, run.zoo.spec, best, prepared.wiener, prepared.scale, run.reference)
     key = jax.random.key(1)  # other noise than that by which the step was chosen
-    found = training.ratios(trainer.static, best, full, val, key)
+    found = training.ratios(prepared.trainer.static, best, prepared.wiener, prepared.val, key)
     info = {
         "seed": run.config.seed,
         "best_step": int(result.best_step),
         "best_score": float(result.best_score),
-        "members": len(train),
+        "members": len(data.train) * min(config.snapshots, data.train.shape[1]),
         "val_ratio": {f"{level:g}": ratio for level, (ratio, _) in found.items()},
         "wiener_error": {f"{level:g}": error for level, (_, error) in found.items()},
     }
@@ -87,12 +75,6 @@ def make_denoiser(run: Run) -> None:
     denoiser_file.write(path, denoiser, info)
     files.remove(checkpoint_folder(run))
     distributed.barrier(f"{path} is written")
-
-
-def of_last(run: Run, members: np.ndarray) -> np.ndarray:
-    """The last snapshots of members float32[M, E, D] that the denoiser sees, float32[M * S, D]."""
-    seen = members[:, -run.config.denoiser.snapshots :]
-    return np.asarray(seen.reshape(-1, seen.shape[-1]), np.float32)
 
 
 def check_denoiser(run: Run) -> None:
@@ -120,10 +102,6 @@ def checkpoint_folder(run: Run) -> Path:
     return run.folder / "checkpoints" / f"{NAME}_{digest(own)}"
 
 
-def _steps(trainer, data, state, count):
-    return training.train_steps(trainer, state, data, count)
-
-
-def _note(record: dict[str, float]) -> str:
+def note(record: dict[str, float]) -> str:
     found = ", ".join(f"{record[f'val_ratio_{level:g}']:.3f}" for level in LEVELS)
     return f"held-out error / Wiener's {found}; train {record['train_ratio']:.3f}"

@@ -62,7 +62,8 @@ class Data(NamedTuple):
 def make_trainer(config: DenoiserConfig, spec: WeightSpec, devices: Any = None) -> Trainer:
     """Data-parallel over as many devices as divide the batch into parts of at least 8."""
     devices = jax.devices() if devices is None else devices
-    used = distributed.same_number_of_each(devices, config.training.batch_size, least=8)
+    size = config.training.batch_size
+    used = distributed.same_number_of_each(devices, size, least=8, field="denoiser")
     mesh = Mesh(np.asarray(used), ("batch",), axis_types=(AxisType.Auto,))
     return Trainer(config, spec, mesh)
 

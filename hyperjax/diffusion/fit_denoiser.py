@@ -90,9 +90,9 @@ def fit_denoiser(
 
     Raises HyperJaxError if there are too few members, or the training diverges.
 
-    >>> denoiser = hj.fit_denoiser(zoo, config.denoiser, jax.random.key(0))
-    >>> hj.denoise(denoiser, zoo.weights[:, -1], 0.5).shape
-    (4, 2464)
+    >>> fitted = hj.fit_denoiser(zoo, config.denoiser, key)
+    >>> fitted.reference.shape
+    (2464,)
     """
     key_split, key_train = jax.random.split(key)
     seed = int(jax.random.bits(key_split))

@@ -75,7 +75,8 @@ def used_devices(config: AutoencoderConfig, spec: WeightSpec) -> list[jax.Device
 
 
 def _dividing(config: AutoencoderConfig, devices: Any) -> list[jax.Device]:
-    return distributed.same_number_of_each(devices, config.training.batch_size, least=8)
+    size = config.training.batch_size
+    return distributed.same_number_of_each(devices, size, least=8, field="autoencoder")
 
 
 def optimizer(config: OptimizationConfig) -> optax.GradientTransformation:

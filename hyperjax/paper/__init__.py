@@ -23,12 +23,14 @@ DESCRIPTIONS = {
     "vae": "a variational autoencoder in place of the regularised one (needs a workdir with it)",
     "novelty": "accuracy against novelty: do samples go beyond noise and averages, or replay?",
     "denoiser": "what the denoiser of weights knows of unseen networks (needs a workdir with it)",
+    "scaling": "denoisers and samples of more and more train members (hours, if asked for)",
     "probes": "what can be read linearly off latents and off weights",
     "cost": "seconds and operations of every stage, and when sampling pays off",
 }
-AUDITS = ("novelty", "denoiser", "probes", "cost")  # beyond the paper
+AUDITS = ("novelty", "denoiser", "probes", "cost", "scaling")  # beyond the paper
 NEED_TARGETS = ("tab2", "tab3")  # experiments that are about another data set
 NEED_VAE = ("vae",)
+HOURS = ("scaling",)  # only if asked for
 NEED_DENOISER = ("denoiser",)
 
 

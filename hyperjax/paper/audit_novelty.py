@@ -63,7 +63,7 @@ def run(context: Context) -> Novelty:
 
 def kind_of(source: Source) -> str:
     """Of which kind of baselines a population has to be more than."""
-    return REPAIRED if "repair" in source.sampler.split(":")[:-1] else PLAIN
+    return REPAIRED if samplers.is_repaired(source.sampler) else PLAIN
 
 
 def _repaired(trained: Run, vectors: np.ndarray) -> np.ndarray:

@@ -24,6 +24,10 @@ def diffusion(denoiser: Denoisers, config: DiffusionConfig, best: float = 1.0) -
 
     With `best` < 1 the denoiser is told that each network is of the best so many: of a quantile
     that is uniform in [1 - best, 1], with `config.guidance`.
+
+    >>> sampler = hj.samplers.diffusion(lambda: denoiser, config.samplers.diffusion)
+    >>> sampler.sample(key, sampler.fit(key, weights), 2).shape
+    (2, 2464)
     """
 
     def sample(key, state, n):
@@ -46,6 +50,11 @@ def refine(
     """What `sampler` draws, noised to `config.refine_sigma` and denoised again.
 
     `networks` decodes it, where it is latents.
+
+    >>> sampler = hj.samplers.average(2)
+    >>> refined = hj.samplers.refine(sampler, lambda: denoiser, config.samplers.diffusion)
+    >>> refined.sample(key, refined.fit(key, weights), 2).shape
+    (2, 2464)
     """
 
     def sample(key, state, n):
@@ -66,7 +75,12 @@ def repair(
     networks: Callable[[Array], Array] | None = None,
 ) -> Sampler:
     """What `sampler` draws, each neuron given the mean and spread that it has in train members
-    (`hyperjax.population.repair`); `networks` decodes it, where it is latents."""
+    (`hyperjax.population.repair`); `networks` decodes it, where it is latents.
+
+    >>> repaired = hj.samplers.repair(hj.samplers.average(2), lambda vectors: vectors)
+    >>> repaired.sample(key, repaired.fit(key, weights), 2).shape
+    (2, 2464)
+    """
 
     def sample(key, state, n):
         return repairer(_decoded(sampler, networks, sampler.sample(key, state, n)))
@@ -88,6 +102,13 @@ def polish(
 
     The denoiser pulls weights to where networks of the population are, the repair neurons to where
     theirs are: in turn they come nearer to both than either alone.
+
+    >>> polished = hj.samplers.polish(
+    ...     hj.samplers.average(2), lambda: denoiser, lambda vectors: vectors,
+    ...     config.samplers.diffusion,
+    ... )
+    >>> polished.sample(key, polished.fit(key, weights), 2).shape
+    (2, 2464)
     """
 
     def sample(key, state, n):

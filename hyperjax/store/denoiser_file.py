@@ -53,7 +53,7 @@ def read(path: Path) -> tuple[Denoiser, dict[str, Any]]:
             reference=tree["reference"],
         )
         return denoiser, meta["info"] | {"digest": meta["digest"]}
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
         raise HyperJaxError(f"{path}: damaged: {error!r}") from error
     except HyperJaxError as error:
         raise HyperJaxError(f"{path}: damaged: {error}") from error

@@ -19,8 +19,9 @@ from hyperjax.hyperrep.training import place, run_steps
 from hyperjax.store import checkpoint
 
 KEY, SIZE = jax.random.key(0), MLP.num_params
-MEMBERS = vectors_of(MLP, 40)
-QUALITY = np.random.default_rng(0).uniform(0.5, 0.9, 40)
+COUNT = 201  # one fold has a member more than the others
+MEMBERS = vectors_of(MLP, COUNT)
+QUALITY = np.random.default_rng(0).uniform(0.5, 0.9, COUNT)
 QUALITY[[3, 17]] = np.nan
 
 
@@ -57,10 +58,10 @@ def row_of(vectors, members=MEMBERS):
 
 def test_every_member_is_in_one_fold_whose_wiener_denoiser_has_not_seen_it():
     data = training.folded(CONFIG, MLP, MEMBERS, QUALITY, seed=0)
-    assert data.members.shape == (3, 14, SIZE)
+    assert data.members.shape == (4, 51, SIZE)
     folds = [row_of(members) for members in data.members]
-    assert sorted(np.concatenate([np.unique(fold) for fold in folds])) == list(range(40))
-    assert sorted(len(set(fold)) for fold in folds) == [13, 13, 14]
+    assert sorted(np.concatenate([np.unique(fold) for fold in folds])) == list(range(COUNT))
+    assert sorted(len(set(fold)) for fold in folds) == [50, 50, 50, 51]
     noisy = vectors_of(MLP, 5, seed=1)
     for number, fold in enumerate(folds):
         np.testing.assert_array_equal(data.members[number], MEMBERS[fold])
@@ -78,8 +79,8 @@ def test_axes_that_fill_up_change_nothing():
     fitted, noisy = wiener.fit(MEMBERS[:10]), vectors_of(MLP, 4, seed=1)
     padded = training._padded(fitted, 33)
     assert padded.axes.shape == (33, SIZE)
-    np.testing.assert_array_equal(
-        wiener.denoise(padded, noisy, 0.7), wiener.denoise(fitted, noisy, 0.7)
+    np.testing.assert_allclose(
+        wiener.denoise(padded, noisy, 0.7), wiener.denoise(fitted, noisy, 0.7), atol=1e-5
     )
 
 
@@ -91,7 +92,7 @@ def test_the_seed_shuffles_the_folds():
     assert not np.array_equal(first.members, other.members)
 
 
-@pytest.mark.parametrize(("folds", "count"), [(1, 40), (8, 3), (3, 2)])
+@pytest.mark.parametrize(("folds", "count"), [(1, 20), (8, 3), (3, 2)])
 def test_one_fold_where_there_can_be_no_more(folds, count):
     config, members = configured(folds=folds), MEMBERS[:count]
     data = training.folded(config, MLP, members, QUALITY[:count], seed=0)
@@ -102,19 +103,19 @@ def test_one_fold_where_there_can_be_no_more(folds, count):
 
 def test_snapshots_of_one_member_are_in_one_fold():
     """20 members of two snapshots each: none is denoised by what has seen its other one."""
-    data = training.folded(CONFIG, MLP, MEMBERS, QUALITY, seed=0, each=2)
+    data = training.folded(CONFIG, MLP, MEMBERS[:40], QUALITY[:40], seed=0, each=2)
     folds = [set(row_of(members)) for members in data.members]
     assert sorted(row for fold in folds for row in fold) == list(range(40))
     for fold in folds:
         assert {row ^ 1 for row in fold} == fold
-    others = np.delete(MEMBERS, sorted(folds[0]), axis=0)
+    others = np.delete(MEMBERS[:40], sorted(folds[0]), axis=0)
     np.testing.assert_allclose(data.wieners.mean[0], others.mean(0), atol=1e-5)
 
 
 def test_folds_of_an_equivariant_denoiser():
     config = configured(graph=EQUIVARIANT)
     data = training.folded(config, MLP, MEMBERS, QUALITY, seed=0)
-    assert data.wieners.axes.shape == (3, 0, SIZE)
+    assert data.wieners.axes.shape == (4, 0, SIZE)
     others = np.delete(MEMBERS, row_of(data.members[1]), axis=0)
     np.testing.assert_allclose(data.wieners.rest[1], wiener.fit_orbits(MLP, others).rest)
 
@@ -166,8 +167,8 @@ def test_a_batch_is_of_one_fold_and_its_wiener_denoiser(batches):
         others = wiener.fit(np.delete(MEMBERS, sorted(folds[number]), axis=0))
         expected = wiener.denoise(others, batch.noisy, batch.sigma)
         np.testing.assert_allclose(batch.linear, expected, atol=1e-4)
-    assert used == {0, 1, 2}
-    assert rows_seen == set(range(40))
+    assert used == {0, 1, 2, 3}
+    assert rows_seen == set(range(COUNT))
 
 
 def test_levels_noise_and_hidden_qualities_of_batches(batches):
@@ -195,7 +196,7 @@ def test_the_loss_is_the_weighted_error_of_what_is_denoised(batches):
     trainer, params = trainer_of(), random_params(CONFIG.graph, MLP)
     data = training.folded(CONFIG, MLP, MEMBERS, QUALITY, seed=0)
     batch = batches[0]
-    for number in range(3):
+    for number in range(4):
         fold = wiener.Wiener(*(leaf[number] for leaf in data.wieners))
         if np.allclose(wiener.denoise(fold, batch.noisy, batch.sigma), batch.linear, atol=1e-4):
             break
@@ -210,31 +211,30 @@ def test_the_loss_is_the_weighted_error_of_what_is_denoised(batches):
 # --- steps ----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("devices", "micro"), [(4, 0), (1, 32), (1, 5)])
-def test_neither_devices_nor_small_parts_change_a_gradient(batches, devices, micro):
+@pytest.fixture(scope="module")
+def gradient(batches):
+    """Of the loss on the first batch, all at once."""
+    grad = jax.value_and_grad(training.loss_fn, argnums=1)
+    params = random_params(CONFIG.graph, MLP)
+    return jax.device_get(jax.jit(grad, static_argnums=0)(trainer_of(1), params, batches[0]))
+
+
+@pytest.mark.parametrize(("devices", "micro"), [(4, 0), (1, 5)])
+def test_neither_devices_nor_small_parts_change_a_gradient(batches, gradient, devices, micro):
     """Five do not divide 32: all are computed at once."""
     params = random_params(CONFIG.graph, MLP)
     trainer = trainer_of(devices, micro_batch=micro)
     assert trainer.mesh.size == devices
     found = jax.jit(training._grads, static_argnums=0)(trainer, params, batches[0])
-    plain = reference_gradient(params, batches[0])
-    np.testing.assert_allclose(found[0], plain[0], rtol=1e-5)
-    largest = max(np.abs(leaf).max() for leaf in jax.tree.leaves(plain[1]))
-    assert_trees_equal(jax.device_get(found[1]), plain[1], atol=1e-5 * largest)
+    np.testing.assert_allclose(found[0], gradient[0], rtol=1e-5)
+    largest = max(np.abs(leaf).max() for leaf in jax.tree.leaves(gradient[1]))
+    assert_trees_equal(jax.device_get(found[1]), gradient[1], atol=1e-5 * largest)
 
 
-def reference_gradient(params, batch):
-    grad = jax.value_and_grad(training.loss_fn, argnums=1)
-    return jax.device_get(jax.jit(grad, static_argnums=0)(trainer_of(1), params, batch))
-
-
-def test_neither_devices_nor_small_parts_change_the_training():
-    whole, metrics = trained(trainer_of(4), 4)
-    alone, expected = trained(trainer_of(1, micro_batch=32), 4)
-    assert_trees_equal(jax.device_get(whole.trained), jax.device_get(alone.trained), atol=2e-4)
-    assert metrics.keys() == {"loss", "grad_norm"}
-    for name, value in metrics.items():
-        np.testing.assert_allclose(value, expected[name], rtol=1e-3)
+def test_devices_do_not_change_a_batch(batches):
+    alone = trainer_of(1)
+    again = draw(alone, jax.random.split(KEY, 60)[0], data_of(alone))
+    assert_trees_equal(jax.device_get(again), batches[0], atol=1e-5)
 
 
 def test_what_is_kept_is_a_moving_average():
@@ -256,6 +256,7 @@ def test_batches_depend_on_the_step_alone():
     """Steps in one call or one by one; and the next batch is another."""
     trainer = trainer_of()
     together, mean = trained(trainer, 3)
+    assert mean.keys() == {"loss", "grad_norm"}
     state, losses = None, []
     for _ in range(3):
         state, metrics = trained(trainer, 1, state)
@@ -289,7 +290,7 @@ def test_a_training_that_was_killed_ends_as_one_that_was_not(tmp_path):
     judged = training.judge(trainer, wiener.fit(MEMBERS), MEMBERS, vectors_of(MLP, 6, seed=3))
     (*_, (whole, _, _)), records = recorded(run(trainer, training.begin(trainer, KEY), judged))
     found = {name for record in records if record for name in record}
-    levels = [f"{part}_ratio_{level}" for part in ("train", "val") for level in training.LEVELS]
+    levels = [f"{part}_ratio_{level:g}" for part in ("train", "val") for level in training.LEVELS]
     assert {"step", "val_loss", "val_ratio", "train_ratio", "train_loss", *levels} <= found
     steps = run(trainer, training.begin(trainer, KEY), judged)
     progress, done, record = next(itertools.islice(steps, 1, None))
@@ -314,29 +315,23 @@ def independent(count, seed):
     return np.float32(np.random.default_rng(seed).normal(size=(count, SIZE)))
 
 
-LEARNING = {"steps": 150, "warmup_steps": 10, "folds": 4}
-
-
 @functools.cache
-def learned(population, optimizer="adamw"):
-    """Ratios to the Wiener denoiser of held-out members, before and after 150 steps."""
-    trainer = trainer_of(4, optimizer=optimizer, average=0.9, **LEARNING)
-    members, val = population(400, 1), population(200, 2)
-    unknown = np.full(400, np.nan)
+def learned(population, steps, optimizer="adamw"):
+    """Ratios to the Wiener denoiser of held-out members, and the state after so many steps."""
+    trainer = trainer_of(4, optimizer=optimizer)
+    members, val = population(COUNT, 1), population(COUNT, 2)
+    unknown = np.full(COUNT, np.nan)
     data = place(trainer, training.folded(trainer.config, MLP, members, unknown, seed=0))
-    state = training.begin(trainer, KEY).state
-    full = training.whole(trainer.config, MLP, members)
-    before = training.ratios(trainer.static, state.params, full, val, jax.random.key(1))
-    state, _ = trained(trainer, LEARNING["steps"], state, data)
-    after = training.ratios(trainer.static, state.params, full, val, jax.random.key(1))
-    return before, after, state
+    state, _ = trained(trainer, steps, data=data)
+    full, key = training.whole(trainer.config, MLP, members), jax.random.key(1)
+    return training.ratios(trainer.static, state.params, full, val, key), state
 
 
 def test_an_untrained_denoiser_is_as_good_as_wieners():
     """And the errors are those of the closed form."""
-    before, _, _ = learned(independent)
-    full = wiener.fit(independent(400, 1))
-    for level, (ratio, error) in before.items():
+    found, _ = learned(independent, 0)
+    full = wiener.fit(independent(COUNT, 1))
+    for level, (ratio, error) in found.items():
         assert ratio == pytest.approx(1, abs=1e-6)
         expected = wiener.error(full, np.eye(SIZE), level)
         assert error == pytest.approx(expected, rel=0.1)
@@ -344,22 +339,20 @@ def test_an_untrained_denoiser_is_as_good_as_wieners():
 
 @pytest.mark.parametrize("optimizer", ["adamw", "muon"])
 def test_two_modes_are_learned_beyond_the_second_order(optimizer):
-    _, after, _ = learned(two_modes, optimizer)
-    assert after[1.0][0] < 0.9
-    assert after[1.5][0] < 0.85
+    found, _ = learned(two_modes, 600, optimizer)
+    assert found[1.0][0] < 0.9
+    assert found[1.5][0] < 0.85
 
 
 def test_of_gaussian_members_there_is_nothing_to_learn():
-    """A network learns from its own mistakes there, not from what it has seen."""
-    _, after, _ = learned(independent)
-    assert all(0.99 < ratio < 1.1 for ratio, _ in after.values())
+    found, _ = learned(independent, 600)
+    assert all(0.99 < ratio < 1.1 for ratio, _ in found.values())
 
 
-def test_muon_trains_the_matrices_inside():
-    """All parameters are trained, by one of two optimisers: only rounds have orthogonal steps."""
-    trainer = trainer_of(4, optimizer="muon", average=0.9, **LEARNING)
-    begun = jax.device_get(training.begin(trainer, KEY).state.trained)
-    _, _, state = learned(two_modes, "muon")
+def test_muon_leaves_no_parameter_as_it_was():
+    """It trains the matrices inside, adamw the others."""
+    begun = jax.device_get(training.begin(trainer_of(4, optimizer="muon"), KEY).state.trained)
+    _, state = learned(two_modes, 600, "muon")
     moved = jax.tree.map(lambda a, b: np.abs(a - b).max(), begun, jax.device_get(state.trained))
     assert min(jax.tree.leaves(moved)) > 0
 
@@ -384,7 +377,7 @@ def test_judging_pads_and_weighs_members_alike():
     for level, (ours, linear) in zip(training.LEVELS, errors, strict=True):
         np.testing.assert_allclose(found[level], (ours / linear, linear / 7), rtol=1e-4)
     scores = training.judge(trainer, full, MEMBERS, members)(params)
-    mean = np.mean([scores[f"val_ratio_{level}"] for level in training.LEVELS])
+    mean = np.mean([scores[f"val_ratio_{level:g}"] for level in training.LEVELS])
     assert scores["val_loss"] == scores["val_ratio"] == pytest.approx(mean)
 
 

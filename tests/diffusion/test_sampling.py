@@ -56,15 +56,17 @@ def test_levels_fall_geometrically_from_the_start():
     np.testing.assert_allclose(part[1:] / part[:-1], 0.4 ** (1 / 23), rtol=1e-5)
 
 
-@pytest.mark.parametrize("start", [0.1, 0.6, 0.601])
-def test_at_least_one_step_never_below_the_last_level(start):
+@pytest.mark.parametrize(("start", "expected"), [(0.1, [0.1]), (0.6, [0.6]), (0.601, [0.601, 0.6])])
+def test_no_steps_from_below_the_last_level(start, expected):
     config = DiffusionConfig(steps=40, sigma_max=3.0, sigma_min=0.6)
-    np.testing.assert_allclose(sampling.levels(config, start), [max(start, 0.6), 0.6], rtol=1e-6)
+    found = sampling.levels(config, start)
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
+    assert found.dtype == np.float32
 
 
 def test_one_level_alone():
     config = DiffusionConfig(steps=3, sigma_max=0.5, sigma_min=0.5)
-    np.testing.assert_allclose(sampling.levels(config, 0.5), [0.5, 0.5])
+    np.testing.assert_allclose(sampling.levels(config, 0.5), [0.5])
 
 
 # --- closed forms ---------------------------------------------------------------------------
@@ -146,9 +148,8 @@ def test_moments_of_one_network_refined_many_times(gaussian):
 
 
 def test_refining_at_a_tiny_level_denoises_and_does_no_more(learned):
-    config = dataclasses.replace(QUICK, sigma_min=1e-4)
     networks, unit = networks_of(learned, 4), unit_of(learned)
-    found = refine(learned, networks, config, 1e-4) / unit
+    found = refine(learned, networks, QUICK, 1e-4) / unit
     linear = np.asarray(wieners.denoise(learned.wiener, networks / unit, 1e-4))
     np.testing.assert_allclose(found, linear, atol=2e-3)
 

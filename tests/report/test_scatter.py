@@ -193,7 +193,7 @@ def test_a_name_avoids_obstacles():
 
 def test_no_other_point_is_nearer_to_a_name():
     """Where there is room."""
-    points = np.array([[100.0, 100], [100, 112], [100, 124], [112, 112], [88, 112]])
+    points = np.array([[100.0, 100], [100, 110], [108, 105], [170, 50], [170, 56]])
     sizes = np.tile([40.0, 8.0], (5, 1))
     placed = boxes(scatter.place_labels(points, sizes, BOX, gap=3), sizes)
     near = np.clip(points, placed[:, None, :2], placed[:, None, 2:])

@@ -51,6 +51,7 @@ BUILT = {
     ),
     "diffusion": samplers.diffusion(denoiser, QUICK.diffusion),
     "refine:kde": samplers.refine(samplers.kde(), denoiser, QUICK.diffusion, decode),
+    "polish:kde": samplers.polish(samplers.kde(), denoiser, repair, QUICK.diffusion, decode),
     "repair:average": samplers.repair(samplers.average(QUICK.average_of), repair),
 }  # fmt: skip
 
@@ -179,7 +180,7 @@ def test_a_registered_sampler_of_weights_needs_a_spec(registry):
 
 
 @pytest.mark.parametrize(
-    "name", ["joint", "kde30", "prior", "subsample", "bootstrap", "refine", "repair", "diffusion30"]
+    "name", ["joint", "kde30", "prior", "subsample", "bootstrap", "refine", "polish", "diffusion30"]
 )
 def test_names_that_are_taken(registry, name):
     before = dict(registry)

@@ -89,6 +89,19 @@ def test_refine_noises_and_denoises_what_is_drawn(name):
     np.testing.assert_array_equal(found, expected)
 
 
+def test_polish_repairs_and_denoises_in_turn():
+    found = fit_draw(make("polish:kde"), some_anchors(), 4)
+    key, *keys = jax.random.split(KEY, 3)
+    inner = make("kde")
+    expected = repair(decode(inner.sample(key, fit(inner, some_anchors()), 4)))
+    for of_round in keys:
+        level, unknown = QUICK.diffusion.polish_sigma, np.full(4, UNKNOWN)
+        given = denoiser(), QUICK.diffusion, expected, level, unknown
+        expected = repair(sampling.refine(of_round, *given))
+    np.testing.assert_array_equal(found, expected)
+    np.testing.assert_allclose(found.mean(axis=1), 0.5, atol=1e-6)
+
+
 def test_wrappers_run_from_the_inside_out():
     """In the order of their names, and each on what the one inside draws."""
     found = draw(make("repair:refine:kde"), fit(make("kde"), some_anchors()), 3)
@@ -114,11 +127,15 @@ def test_what_is_drawn_and_what_is_fitted():
         assert (sampler.space, sampler.drawn) == (space, drawn)
 
 
-def test_needs_denoiser():
-    for name in ("diffusion", "diffusion30", "repair:diffusion", "refine:kde", "repair:refine:kde"):
+def test_what_samplers_need():
+    for name in ("diffusion", "diffusion30", "repair:diffusion", "polish:kde", "repair:refine:kde"):
         assert samplers.needs_denoiser(name)
     for name in ("kde", "repair:kde", "subsample:joint30", "average_nearest"):
         assert not samplers.needs_denoiser(name)
+    for name in ("repair:kde", "polish:diffusion", "subsample:repair:kde"):
+        assert samplers.is_repaired(name)
+    for name in ("diffusion", "refine:kde", "average_nearest"):
+        assert not samplers.is_repaired(name)
 
 
 # --- scores ---------------------------------------------------------------------------------
@@ -229,6 +246,9 @@ def test_settings_of_diffusion():
         ("diffusion30", "denoiser", "goes through a denoiser"),
         ("refine:average", "denoiser", "goes through a denoiser"),
         ("refine:kde", "decode", "needs networks.*no decoder"),
+        ("polish:average", "denoiser", "goes through a denoiser"),
+        ("polish:average", "repair", "repairs networks.*no repair"),
+        ("polish:kde", "decode", "needs networks.*no decoder"),
         ("repair:kde", "decode", "needs networks.*no decoder"),
         ("repair:average", "repair", "repairs networks.*no repair"),
         ("subsample:repair:average", "repair", "repairs networks.*no repair"),

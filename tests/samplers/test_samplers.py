@@ -136,7 +136,8 @@ def test_registry():
     plain = tuple(name for name in NAMES if name != "prior")
     assert samplers.names() == plain
     assert samplers.names(denoiser=True) == (*plain, *DIFFUSION)
-    lines, wrappers = samplers.describe(), ("subsample", "bootstrap", "refine", "repair")
+    wrappers = ("subsample", "bootstrap", "refine", "repair", "polish")
+    lines = samplers.describe()
     assert tuple(lines) == (*NAMES, *DIFFUSION, *(f"{name}:NAME" for name in wrappers))
     assert len(set(lines.values())) == len(lines)
     assert all(line and "\n" not in line for line in lines.values())
@@ -151,7 +152,7 @@ def test_registry():
     "name", ["gauss", "", "kde:kde30", "subsample:", "pca:subsample", "refine", "diffusion:kde"]
 )
 def test_unknown_name_lists_the_names(name):
-    some = ".*".join(("bootstrap:NAME", "diffusion30", "kde_anchor30", "repair:NAME"))
+    some = ".*".join(("bootstrap:NAME", "diffusion30", "kde_anchor30", "polish:NAME", "prior"))
     message = rf"unknown sampler '{name}'; there is: .*{some}"
     with pytest.raises(HyperJaxError, match=message):
         samplers.get_sampler(name, SamplersConfig())
