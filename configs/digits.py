@@ -20,9 +20,8 @@ SMALL = Config(
     dataset="digits",
     num_train=0,
     num_val=200,
-    zoo=dataclasses.replace(common.small_zoo(800, "tanh"), split=(0.9, 0.05, 0.05)),
+    zoo=common.small_zoo(200, "tanh"),
     autoencoder=common.SMALL_AUTOENCODER,
-    denoiser=common.SMALL_DENOISER,
     evaluation=EvaluationConfig(num_samples=40, epochs=(0, 1, 5), pairs=100, unseen_models=15),
 )
 LARGE = common.large(SMALL, 4000)

@@ -167,6 +167,7 @@ class DenoiserConfig:
     graph: GraphConfig = GraphConfig()
     snapshots: int = 1  # of each train member, the last of autoencoder.data.epochs_seen
     folds: int = 8  # of members; each is shown with the Wiener denoiser of the others. 1: with all
+    shrink: bool = True  # the covariance of the Wiener denoiser: least error on unseen members
     sigma_min: float = 0.1  # noise levels seen in training, in layer standard deviations
     sigma_max: float = 3.0
     unconditional: float = _share(0.2)  # share of examples that are shown without their quality

@@ -71,7 +71,9 @@ def make_trainer(config: DenoiserConfig, spec: WeightSpec, devices: Any = None) 
 def whole(config: DenoiserConfig, spec: WeightSpec, vectors: np.ndarray) -> Wiener:
     """The Wiener denoiser of members float32[N, D], in units of `scale`. An equivariant denoiser's
     commutes with the symmetries as well (`wiener.fit_orbits`)."""
-    return wieners.fit_orbits(spec, vectors) if config.graph.equivariant else wieners.fit(vectors)
+    if config.graph.equivariant:
+        return wieners.fit_orbits(spec, vectors)
+    return wieners.fit(vectors, None if config.shrink else 0.0)
 
 
 def folded(
