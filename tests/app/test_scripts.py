@@ -77,7 +77,8 @@ def test_train_writes_a_workdir(trained):
     assert "jax" in manifest[0]["versions"]
     lines = (trained / "metrics.jsonl").read_text().splitlines()
     stages = [json.loads(line)["stage"] for line in lines]
-    assert set(stages) == {"zoo", *(f"hyperrep/{name}" for name in ("lwln", "no_lwln", "vae"))}
+    hyperreps = (f"hyperrep/{name}" for name in ("lwln", "no_lwln", "vae"))
+    assert set(stages) == {"zoo", "denoiser", *hyperreps}
     assert (manifest[0]["status"], len(manifest)) == ("done", 1)
     assert set(manifest[0]["stages"]) == set(stages)
     assert not list(trained.rglob("*.partial"))

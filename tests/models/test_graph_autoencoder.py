@@ -115,7 +115,7 @@ def test_it_learns_what_principal_components_miss():
         return losses.r_squared(SPEC, outputs, held_out, train.mean(0), stats.layer_std)["all"]
 
     components = r_squared(jax.device_get(start.params))
-    state, _ = training.train_steps(trainer, start, data, placed_stats, jnp.int32(150))
+    state, _ = training.train_steps(trainer, start, data, placed_stats, jnp.int32(300))
     assert r_squared(jax.device_get(state.params)) > components + 0.1
 
 
