@@ -3,7 +3,7 @@ VENV ?= .venv
 
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-BENCHMARKS := $(filter-out %/common.py %/torch_peer.py %/seeds.py,$(wildcard benchmarks/*.py))
+BENCHMARKS := $(filter-out %/common.py %/torch_peer.py %/torch_denoiser.py %/seeds.py,$(wildcard benchmarks/*.py))
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo test lint bench clean

@@ -3,7 +3,7 @@
     python train.py --config=configs/digits.py --workdir=runs/digits
 
 Scales: small (the default), large, paper, smoke. `large` has 4,000 members and a wider denoiser:
-its zoo takes 20 minutes on two cores, its denoiser an hour. The paper has no digits: `paper` is its
+hours on two cores, and not run to its end yet. The paper has no digits: `paper` is its
 autoencoder on this zoo, whose optimiser settings are its own. With those of the published zoos its
 members would never forget their initial weights, and there would be nothing to learn from them.
 

@@ -91,3 +91,17 @@ def transforms(key, spec):
 
 
 apply = jax.jit(symmetry.apply, static_argnums=0)
+
+
+def linear_error(wiener, covariance, sigma):
+    """Mean squared error of a Wiener denoiser, a weight, on a population of its mean and another
+    covariance C float[D, D]: trace(A C A' + sigma^2 G G') / D, with gain
+    G = C_w (C_w + sigma^2)^-1 and A = G - I."""
+    size = len(wiener.mean)
+    axes, rest = np.asarray(wiener.axes, np.float64), np.asarray(wiener.rest, np.float64)
+    rest = np.broadcast_to(rest / (rest + sigma**2), size)
+    known = np.asarray(wiener.variances, np.float64)
+    difference = known / (known + sigma**2) - rest[: len(known)]
+    gain = np.diag(rest) + (axes.T * difference[None]) @ axes
+    miss = gain - np.eye(size)
+    return float(np.trace(miss @ covariance @ miss.T + sigma**2 * gain @ gain.T) / size)

@@ -75,6 +75,18 @@ def trained(count, trainer, state=None):
     return training.train_steps(trainer, state, *placed(trainer), jnp.int32(count))
 
 
+def updates_of(trainer, params):
+    """What the first step adds to parameters."""
+
+    @jax.jit
+    def update(params, vectors):
+        grads = jax.grad(lambda p: training.loss_fn(trainer, p, STATS, vectors, KEY)[0])(params)
+        tx = training.optimizer(trainer.config.training)
+        return tx.update(grads, tx.init(params), params)[0]
+
+    return update(params, VECTORS)
+
+
 @functools.cache
 def trained_model():
     state, _ = trained(50, training.make_trainer(TINY, SPEC))

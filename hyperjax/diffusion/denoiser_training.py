@@ -1,6 +1,6 @@
 """Training of the denoiser, data-parallel: batches, noise levels, the step, and how it is judged.
 
-A whole training is `hyperrep.training.run` with the step of this file.
+A whole training is `hyperrep.training.run_steps` with the step of this file.
 """
 
 import functools

@@ -113,19 +113,6 @@ def denoise(wiener: Wiener, noisy: Array, sigma: Array) -> Array:
     return clean + ((offset @ wiener.axes.T) * (known - rest)) @ wiener.axes
 
 
-def error(wiener: Wiener, covariance: Array, sigma: float) -> float:
-    """Mean squared error, a weight, on a population of that mean and covariance float[D, D]:
-    trace(A C A' + sigma^2 G G') / D, with gain G = C_w (C_w + sigma^2)^-1 and A = G - I."""
-    size = len(wiener.mean)
-    axes, rest = np.asarray(wiener.axes, np.float64), np.asarray(wiener.rest, np.float64)
-    rest = np.broadcast_to(rest / (rest + sigma**2), size)
-    known = np.asarray(wiener.variances, np.float64)
-    difference = known / (known + sigma**2) - rest[: len(known)]
-    gain = np.diag(rest) + (axes.T * difference[None]) @ axes
-    miss = gain - np.eye(size)
-    return float(np.trace(miss @ covariance @ miss.T + sigma**2 * gain @ gain.T) / size)
-
-
 def sample(wiener: Wiener, noise: Array, rest_noise: Array) -> Array:
     """Draws of the Gaussian float32[n, D] from standard normal noise [n, K] and [n, D]."""
     beside = rest_noise - (rest_noise @ wiener.axes.T) @ wiener.axes

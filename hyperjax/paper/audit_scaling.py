@@ -234,17 +234,20 @@ def _figures(result: Result) -> tuple[Figure, ...]:
             "ratio",
             "Denoising error against train members",
             plots.curves(
-                ratios, "train members", "error / Wiener's, at one standard deviation",
-                linear_below=100,
+                ratios, "train members", "error / Wiener denoiser's",
+                linear_below=sizes[0], ticks=sizes,
             ),
             alt="Ratio to the Wiener denoiser, on train and on held-out members, against the "
             "number of train members",
-            note=note,
+            note=f"At noise of one layer standard deviation. {note}",
         ),
         Figure(
             "accuracy",
             "Accuracy of samples against train members",
-            plots.curves(accuracy, "train members", "test accuracy (%)", linear_below=100),
+            plots.curves(
+                accuracy, "train members", "test accuracy (%)",
+                linear_below=sizes[0], ticks=sizes,
+            ),
             alt="Test accuracy of samples against the number of train members",
             note=note,
         ),

@@ -121,6 +121,7 @@ def curves(
     *,
     dashed: Collection[str] = (),
     linear_below: float = 0,
+    ticks: Sequence[float] = (),
     kind: str = "svg",
 ) -> bytes:
     """Lines with bands.
@@ -130,6 +131,7 @@ def curves(
         wholly NaN is not drawn.
       dashed: names of series that are baselines.
       linear_below: if positive, x is logarithmic from there on, and linear between it and 0.
+      ticks: of x, with their numbers; empty: chosen.
       kind: "svg" or "png".
     """
     longest = max(map(len, series), default=0)
@@ -157,6 +159,8 @@ def curves(
             )
         if linear_below:
             axes.set_xscale("symlog", linthresh=linear_below)
+        if len(ticks):
+            axes.set_xticks(ticks, [f"{tick:,g}" for tick in ticks])
             axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
         axes.set_xlabel(xlabel)
         axes.set_ylabel(ylabel)

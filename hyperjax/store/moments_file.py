@@ -1,24 +1,21 @@
 """Moments of a data set's images on disk: one safetensors file.
 
-Tensors `mean` float32[H, W, C] and `covariance` float32[P, P]. All metadata are in one JSON field,
-because safetensors writes several fields in random order: equal moments give equal bytes.
+Tensors `mean` float32[H, W, C] and `covariance` float32[P, P]; equal moments give equal bytes.
 """
 
-import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from hyperjax.errors import HyperJaxError
 from hyperjax.population.repair import Moments
+from hyperjax.store import tensors as tensors_file
 from hyperjax.store.files import atomic_write, to_jsonable
 
 SCHEMA = 1
 FORMAT = "hyperjax-moments"
-_FIELD = "hyperjax"  # of the metadata
 _ROUNDING = 1e-5  # of the largest variance: what symmetric entries may differ by
 
 
@@ -32,7 +29,7 @@ def write(path: str | Path, moments: Moments, info: dict[str, Any]) -> None:
     }
     _check(path, **arrays)
     fields = {"format": FORMAT, "schema": SCHEMA, "info": to_jsonable(info)}
-    atomic_write(path, save(arrays, {_FIELD: json.dumps(fields, sort_keys=True)}))
+    atomic_write(path, save(arrays, tensors_file.one_field(fields)))
 
 
 def read(path: str | Path) -> tuple[Moments, dict[str, Any]]:
@@ -41,22 +38,7 @@ def read(path: str | Path) -> tuple[Moments, dict[str, Any]]:
     Raises HyperJaxError for a file that is missing, truncated, foreign, of another schema, or whose
     tensors are no moments.
     """
-    try:
-        with safe_open(path, framework="numpy") as file:
-            text = (file.metadata() or {}).get(_FIELD, "{}")
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except FileNotFoundError as error:
-        raise HyperJaxError(f"{path}: there are no such moments of images") from error
-    except (OSError, SafetensorError) as error:
-        raise HyperJaxError(f"{path}: not a whole safetensors file: {error}") from error
-    try:
-        fields = json.loads(text)
-        found = {name: fields.get(name) for name in ("format", "schema")}
-    except (ValueError, AttributeError) as error:
-        raise HyperJaxError(f"{path}: damaged: {error!r}") from error
-    expected = {"format": FORMAT, "schema": SCHEMA}
-    if found != expected:
-        raise HyperJaxError(f"{path}: {found}; expected {expected}")
+    tensors, fields = tensors_file.read(Path(path), "file of image moments", FORMAT, (SCHEMA,))
     if set(tensors) != set(Moments._fields) or not isinstance(fields.get("info"), dict):
         raise HyperJaxError(
             f"{path}: damaged: tensors {', '.join(sorted(tensors))}, info {fields.get('info')!r}; "

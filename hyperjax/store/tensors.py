@@ -11,9 +11,8 @@ from safetensors import SafetensorError, safe_open
 
 from hyperjax.errors import HyperJaxError
 
-FIELD = (
-    "hyperjax"  # of the metadata, where one holds all: safetensors writes several in random order
-)
+# of the metadata, where one holds all: safetensors writes several in random order
+FIELD = "hyperjax"
 
 
 def one_field(meta: dict[str, Any]) -> dict[str, str]:
@@ -22,7 +21,7 @@ def one_field(meta: dict[str, Any]) -> dict[str, str]:
 
 
 def read(
-    path: Path, what: str, form: str, schemas: Collection[str]
+    path: Path, what: str, form: str, schemas: Collection[str | int]
 ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """Tensors and metadata of a file.
 

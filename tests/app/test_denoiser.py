@@ -109,6 +109,27 @@ def test_moments_are_made_where_they_are_missing(env, trained, tmp_path):
     assert len(records(folder)) == 3  # nothing else was trained
 
 
+def test_scaling(env, trained):
+    """Subsets of the train members, each with its own denoiser, made once."""
+    command = ("evaluate.py", f"--workdir={trained}", "--experiments=scaling", "--num_samples=3",
+               "--config.evaluation.scaling_members=(4,99)", "--config.samplers.diffusion.steps=2",
+               "--config.evaluation.scaling_steps=3")  # fmt: skip
+    done = call(env, *command)
+    assert done.returncode == 0, done.stderr
+    points = json.loads((trained / "report" / "scaling.json").read_text())["points"]
+    assert [point["members"] for point in points] == [4, 6]  # of six there are
+    for point in points:
+        assert all(np.isfinite(list(point[part].values())).all() for part in ("held_out", "wiener"))
+        assert point["repaired"]["novelty"] != point["plain"]["novelty"]
+    made = {path: path.stat().st_mtime_ns for path in (trained / "scaling").iterdir()}
+    assert len(made) == 2
+    again = call(env, *command)
+    assert again.returncode == 0, again.stderr
+    assert "denoiser of" not in again.stdout  # nothing is trained
+    assert {path: path.stat().st_mtime_ns for path in (trained / "scaling").iterdir()} == made
+    assert json.loads((trained / "report" / "scaling.json").read_text())["points"] == points
+
+
 def begin_anew(trained: Path, folder: Path) -> None:
     """A copy of a workdir that has no denoiser yet."""
     shutil.copytree(trained, folder)

@@ -14,6 +14,7 @@ from hyperrep_cases import (
     assert_trees_equal,
     changed,
     placed,
+    updates_of,
 )
 from sklearn.decomposition import PCA
 
@@ -73,13 +74,7 @@ def test_the_linear_path_stays_as_it_is():
         lambda leaf: leaf + noise.normal(0, 0.1, leaf.shape).astype(np.float32), params
     )
 
-    @jax.jit
-    def update(params, vectors):
-        grads = jax.grad(lambda p: training.loss_fn(trainer, p, STATS, vectors, KEY)[0])(params)
-        tx = training.optimizer(config.training)
-        return tx.update(grads, tx.init(params), params)[0]
-
-    updates = update(params, VECTORS)
+    updates = updates_of(trainer, params)
     for part in ("encoder", "decoder"):
         assert not updates[part].pop("linear")["kernel"].any()
     assert all(np.any(leaf != 0) for leaf in jax.tree.leaves(updates))

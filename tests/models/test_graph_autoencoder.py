@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hyperrep_cases import DIM, KEY, LINEAR, SPEC, STATS, VECTORS, changed
+from hyperrep_cases import DIM, KEY, LINEAR, SPEC, VECTORS, changed, updates_of
 
 from hyperjax import cost, hyperrep
 from hyperjax.config import ArchitectureConfig, AutoencoderConfig, GraphConfig, OptimizationConfig
@@ -77,13 +77,7 @@ def test_all_but_the_linear_path_is_trained(optimizer):
     trainer = hyperrep.make_trainer(config, SPEC)
     params = random_params(module_of())
 
-    @jax.jit
-    def update(params, vectors):
-        grads = jax.grad(lambda p: training.loss_fn(trainer, p, STATS, vectors, KEY)[0])(params)
-        tx = training.optimizer(config.training)
-        return tx.update(grads, tx.init(params), params)[0]
-
-    updates = update(params, VECTORS)
+    updates = updates_of(trainer, params)
     for part in ("encoder", "decoder"):
         assert not updates[part].pop("linear")["kernel"].any()
     assert all(np.any(leaf != 0) for leaf in jax.tree.leaves(updates))

@@ -2,8 +2,7 @@ import dataclasses
 import json
 import os
 import re
-import subprocess
-import sys
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -11,6 +10,7 @@ import pytest
 import safetensors.numpy
 from denoiser_cases import EQUIVARIANT, GRAPH, MLP, make_denoiser
 from safetensors import safe_open
+from store_cases import bytes_of_another_process
 
 from hyperjax import weights
 from hyperjax.config import DenoiserConfig
@@ -71,15 +71,10 @@ def test_what_is_read_denoises_as_what_was_written(path):
 def test_equal_denoisers_give_equal_bytes(path):
     """In another process, from device arrays, with the info in another order."""
     code = (
-        "import sys, jax, test_denoiser_file as t\n"
         "info = dict(reversed(t.INFO.items()))\n"
         "t.denoiser_file.write(sys.argv[1], jax.device_put(t.make()), info)\n"
     )
-    other, here = path.with_name("other"), os.path.dirname(__file__)
-    folders = os.pathsep.join((here, os.path.dirname(here)))
-    env = os.environ | {"PYTHONHASHSEED": "7", "PYTHONPATH": folders}
-    subprocess.run([sys.executable, "-c", code, str(other)], check=True, env=env)
-    assert other.read_bytes() == path.read_bytes()
+    assert bytes_of_another_process(Path(__file__), code, path) == path.read_bytes()
 
 
 def digest(path):
