@@ -93,7 +93,11 @@ def large(config: Config, members: int) -> Config:
     """A scale of thousands of members, a twentieth of them held out, and a denoiser."""
     snapshots = tuple(sorted({0, 1, 5, 15, *config.autoencoder.data.epochs_seen}))
     zoo = dataclasses.replace(
-        config.zoo, num_members=members, split=(0.95, 0.025, 0.025), snapshots=snapshots
+        config.zoo,
+        num_members=members,
+        split=(0.95, 0.025, 0.025),
+        snapshots=snapshots,
+        tested="last",
     )
     autoencoder = dataclasses.replace(config.autoencoder, variants=())
     evaluation = dataclasses.replace(config.evaluation, num_samples=200)

@@ -1,9 +1,11 @@
-"""Write docs/reproduce.md from the reports of finished workdirs, and copy the novelty picture.
+"""Write docs/reproduce.md from the reports of finished workdirs.
 
-    python docs/reproduce.py runs/digits runs/mnist runs/fashion_mnist
+    python docs/reproduce.py runs/digits runs/mnist
 
-Its numbers are read from the reports' CSV files; the words around them hold none. What is not there
-is left out, and both the page and the command say so.
+What the page needs of their reports is copied into docs/results, a folder a workdir: the page is
+made of all that are there, so that they can have been made at different times and places. Its
+numbers are read from CSV files; the words around them hold none. What is not there is left out, and
+both the page and the command say so.
 """
 
 import argparse
@@ -16,8 +18,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-WORKDIRS = ("runs/digits", "runs/mnist", "runs/fashion_mnist")
-FACTS = ("images", "zoo", "with LWLN, used as of", "samples", "seed", "hardware", "software")
+FACTS = (
+    "data set", "images", "zoo", "with LWLN, used as of", "samples", "seed", "hardware", "software",
+)  # fmt: skip
 # "@file: columns" is the table of that CSV file ("accuracy_*": one for each target), with columns
 # whose titles match, and rows "where x=a,b" or "where nonzero": not everything is zero.
 PAGE = """# Reproducing the figures
@@ -164,15 +167,15 @@ def grid(head: list[str], rows: list[list[str]]) -> str:
 
 
 def rows_of(folder: Path, pattern: str, info: dict[str, Any]) -> Iterator[dict[str, str]]:
-    """Rows of a report's file, or files, with the data set in front."""
-    own, targets = info["config"]["dataset"], re.findall(r"--targets=(\S+)", info["run"]["command"])
+    """Rows of a report's file, or files, with the workdir in front."""
+    own, targets = folder.parent.name, re.findall(r"--targets=(\S+)", info["run"]["command"])
     target = Path(re.split("[,:]", targets[0])[0]).stem if targets else own
     for path in sorted(folder.glob(f"{pattern}.csv")):
         name = f"{own} on {target}" if folder.name == "tab4" else own
         if "*" in pattern:
             name = f"{own} to {path.stem.removeprefix(pattern[:-1])}"
         with open(path, newline="") as file:
-            yield from ({"data set": name} | row for row in csv.DictReader(file))
+            yield from ({"run": name} | row for row in csv.DictReader(file))
 
 
 def table(line: str, folders: dict[Path, dict[str, Any]]) -> str:
@@ -180,14 +183,14 @@ def table(line: str, folders: dict[Path, dict[str, Any]]) -> str:
     pattern, wanted, where = re.fullmatch(r"@(\S+): (.*?)(?: where (.*))?\n", line).groups()
     rows = [row for folder, info in folders.items() for row in rows_of(folder, pattern, info)]
     titles = dict.fromkeys(title for row in rows for title in row if not title.endswith(" std"))
-    _, first, *others = (t for t in titles or ("", "") if re.match(f"data set|{wanted}|$", t))
+    _, first, *others = (t for t in titles or ("", "") if re.match(f"run$|{wanted}|$", t))
     if where == "nonzero":
         rows = [row for row in rows if any(float(row[title] or 0) for title in others)]
     elif where:
         column, _, values = where.partition("=")
         rows = [row for row in rows if row[column] in values.split(",")]
-    cells = [[row["data set"], row[first], *(cell(row, title) for title in others)] for row in rows]
-    return grid(["data set", first, *(title.strip() for title in others)], cells) if rows else ""
+    cells = [[row["run"], row[first], *(cell(row, title) for title in others)] for row in rows]
+    return grid(["run", first, *(title.strip() for title in others)], cells) if rows else ""
 
 
 def about(folder: Path) -> dict[str, Any]:
@@ -203,55 +206,83 @@ def shell(command: str) -> str:
     return (" " if len(" ".join(words)) < 100 else " \\\n    ").join(words) + "\n"
 
 
-def runs(workdirs: list[Path], keys: list[str]) -> str:
+def runs(results: list[Path], keys: list[str]) -> str:
     """The last training of each workdir, which makes everything in an empty folder; the evaluations
     that are reported; and on what they ran."""
     trained, evaluated, rows = [], [], []
-    for workdir in workdirs:
-        entries = json.loads((workdir / "manifest.json").read_text())
-        trained += [e["command"] for e in entries if "train" in e["command"].split(" --")[0]][-1:]
-        found = [info for key in keys if (info := about(workdir / "report" / key))]
+    for result in results:
+        trained.append(json.loads((result / "train.json").read_text())["command"])
+        found = [info for key in keys if (info := about(result / key))]
         evaluated += [info["run"]["command"] for info in found]
         facts = max(found, key=lambda info: info["run"]["time"])["facts"]
-        rows.append([facts["data set"].split()[0], *(facts.get(name, "") for name in FACTS)])
+        rows.append([result.name, *(facts.get(name, "") for name in FACTS)])
     commands = "".join(map(shell, dict.fromkeys(trained + evaluated)))
-    return f"```sh\n{commands}```\n" + grid(["data set", *FACTS], rows)
+    return f"```sh\n{commands}```\n" + grid(["run", *FACTS], rows)
 
 
-def section(key: str, text: str, workdirs: list[Path]) -> str:
+def section(key: str, text: str, results: list[Path]) -> str:
     """A section of the page, with its tables and what they are made from."""
-    there = {w / "report" / key: info for w in workdirs if (info := about(w / "report" / key))}
-    lacking = [w.name for w in workdirs if w / "report" / key not in there]
+    there = {result / key: info for result in results if (info := about(result / key))}
+    lacking = [result.name for result in results if result / key not in there]
     text = re.sub(r"^@.*\n", lambda line: table(line[0], there), text, flags=re.M)
-    files = {p.name for folder in there for p in folder.iterdir() if p.suffix in (".svg", ".png")}
-    text += f"\nPictures in `report/{key}/`: {', '.join(sorted(files))}.\n" if files else "\n"
-    for info in there.values():
+    files = sorted({name for info in there.values() for name in info["pictures"]})
+    text += f"\nPictures in `report/{key}/`: {', '.join(files)}.\n" if files else "\n"
+    for folder, info in there.items():
         run, commit = info["run"], info["run"].get("commit") or "not known"
-        text += f"{info['config']['dataset']}: made {run['time'][:10]}, commit {commit}.\n"
+        text += f"{folder.parent.name}: made {run['time'][:10]}, commit {commit}.\n"
     print(f"{key:8} {'lacks ' + ', '.join(lacking) if lacking else 'complete'}")
     return text + (f"Not there yet: {', '.join(lacking)}.\n" if lacking else "")
 
 
+def collect(workdir: Path, target: Path, patterns: dict[str, list[str]]) -> None:
+    """Copy what the page needs of a workdir's report; sections that it lacks stay as they are."""
+    entries = json.loads((workdir / "manifest.json").read_text())
+    *_, trained = (e for e in entries if "train" in e["command"].split(" --")[0])
+    target.mkdir(parents=True, exist_ok=True)
+    write_json(target / "train.json", trained)
+    for key, names in patterns.items():
+        source, copy = workdir / "report" / key, target / key
+        if not (info := about(source)):
+            continue
+        shutil.rmtree(copy, ignore_errors=True)
+        copy.mkdir()
+        pictures = sorted(p.name for p in source.iterdir() if p.suffix in (".svg", ".png"))
+        write_json(copy / "run.json", info | {"pictures": pictures})
+        for path in (path for name in names for path in source.glob(f"{name}.csv")):
+            shutil.copyfile(path, copy / path.name)
+    picture = workdir / "report" / "novelty" / "weights.svg"
+    if picture.exists():
+        shutil.copyfile(picture, target / "novelty.svg")
+
+
+def write_json(path: Path, fields: dict[str, Any]) -> None:
+    path.write_text(json.dumps(fields, indent=1, sort_keys=True) + "\n")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("workdirs", nargs="*", default=WORKDIRS, help="default: %(default)s")
+    parser.add_argument("workdirs", nargs="*", type=Path, help="whose reports are new")
     parser.add_argument("--out", default=Path(__file__).parent, type=Path, help="default: docs/")
     arguments = parser.parse_args()
-    workdirs, parts = [Path(name) for name in arguments.workdirs], PAGE.split("\n## ")
-    keys = re.findall(r"^## `(\w+)`", PAGE, flags=re.M)
-    there = [w for w in workdirs if any(about(w / "report" / key) for key in keys)]
-    if not there:
-        sys.exit("there is no report; python evaluate.py --workdir=runs/digits makes one")
-    page = [parts[0].replace("@runs\n", runs(there, keys))]
+    out, parts = arguments.out, PAGE.split("\n## ")
+    patterns = {
+        key[1]: re.findall(r"^@(\S+): ", part, flags=re.M)
+        for part in parts
+        if (key := re.match(r"`(\w+)`", part))
+    }
+    for workdir in arguments.workdirs:
+        if not any(about(workdir / "report" / key) for key in patterns):
+            sys.exit(f"{workdir}: there is no report; evaluate.py --workdir={workdir} makes one")
+        collect(workdir, out / "results" / workdir.name, patterns)
+    results = sorted(path.parent for path in out.glob("results/*/train.json"))
+    if not results:
+        sys.exit("there are no results; python docs/reproduce.py runs/digits copies those of a run")
+    page = [parts[0].replace("@runs\n", runs(results, list(patterns)))]
     for part in parts[1:]:
         title, _, text = part.partition("\n")
         key = re.match(r"`(\w+)`", title)
-        body = section(key[1], text, workdirs) if key else text
-        page.append(f"## {title}\n\n{body}")
-    (arguments.out / "reproduce.md").write_text("\n".join(page))
-    picture = workdirs[0] / "report" / "novelty" / "weights.svg"
-    if picture.exists():
-        shutil.copyfile(picture, arguments.out / "novelty.svg")
+        page.append(f"## {title}\n\n{section(key[1], text, results) if key else text}")
+    (out / "reproduce.md").write_text("\n".join(page))
 
 
 if __name__ == "__main__":

@@ -55,6 +55,8 @@ class ZooConfig:
     training: TrainingConfig = TrainingConfig()
     split: tuple[float, ...] = (0.7, 0.15, 0.15)  # of members: train, validation, test
     snapshots: tuple[int, ...] = ()  # epochs kept, with their metrics; empty: all
+    # after which of these test images are evaluated: of a large zoo they cost as much as training
+    tested: str = _one_of("every", "last")
     # how members are computed; nothing of this changes them
     conv: str = _one_of("auto", "tiles", "patches", "xla")  # see models/conv.py
     mapping: str = _one_of("auto", "map", "vmap")  # one after another (CPU), or all at once
@@ -210,6 +212,8 @@ class DiffusionConfig:
     sigma_max: float = 3.0
     sigma_min: float = 0.6  # whose expected clean weights are the sample
     deterministic: bool = False  # the probability flow in place of ancestral steps
+    # of ancestral steps' noise, in standard deviations: below 1 less varied and more accurate
+    temperature: float = _number(1.0)
     refine_sigma: float = 1.5  # to which `refine:` noises
     polish_sigma: float = 1.0  # to which each round of `polish:` noises
     polish_rounds: int = 4
@@ -229,6 +233,8 @@ class SamplersConfig:
     neigh: NeighConfig = NeighConfig()
     gan: GanConfig = GanConfig()
     diffusion: DiffusionConfig = DiffusionConfig()
+    # what `repair:` runs networks on: draws by two stored moments, or training images themselves
+    repair_inputs: str = _one_of("moments", "images")
     average_of: int = 2
     noise_scale: float = _number(0.2)  # in units of each layer's standard deviation
     pca_components: int = 64

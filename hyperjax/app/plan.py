@@ -52,7 +52,9 @@ def population_stage(
     spec, devices = engine.spec, engine.mesh.size
     snapshots = snapshots or len(config.snapshots) or epochs + 1
     work = epochs * images["train"] * cost.training_flops(spec)
-    work += snapshots * (images["val"] + images["test"]) * cost.evaluation_flops(spec)
+    tests = 1 if config.tested == "last" else snapshots
+    measured = snapshots * images["val"] + tests * images["test"]
+    work += measured * cost.evaluation_flops(spec)
     together = min(config.chunk_size or members_per_call(engine, images["train"]), members)
     each, local = math.ceil(together / devices), len(engine.mesh.local_devices)
     at_once = each if engine.mapping == "vmap" else 1

@@ -173,12 +173,15 @@ def request(run: Run, sampler: str, count: int, name: str, seed: int) -> dict[st
 
 
 def _beside(run: Run, sampler: str) -> dict[str, Any]:
-    """What else decides what a sampler draws: the denoiser, the moments of images."""
+    """What else decides what a sampler draws: the denoiser, the moments of images or these."""
     found = {}
     if samplers.needs_denoiser(sampler):
         found["denoiser"] = run.denoiser_info["digest"]
     if samplers.is_repaired(sampler):
-        found["moments"] = tensors.digest(run.moments._asdict())
+        if run.config.samplers.repair_inputs == "images":
+            found["images"] = run.images.fingerprint
+        else:
+            found["moments"] = tensors.digest(run.moments._asdict())
     return found
 
 
@@ -295,7 +298,8 @@ def from_scratch(context: Context, target: Target | None = None) -> Zoo:
         last = target.config.autoencoder.data.epochs_seen[-1]
         epochs = sorted({*target.config.evaluation.epochs, last})
         return finetuned(context, "B_T", None, target, epochs)
-    return target.models.select(target.models.split.test[:_TEST_MEMBERS])
+    members = target.models.select(target.models.split.test[:_TEST_MEMBERS])
+    return evaluation.tested(target.task, members)
 
 
 def pretrained(context: Context) -> np.ndarray:

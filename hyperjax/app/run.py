@@ -21,7 +21,7 @@ from hyperjax.hyperrep.weight_data import WeightData
 from hyperjax.models.cnn import zoo_cnn_spec
 from hyperjax.population.evaluation import Task, make_task
 from hyperjax.population.lockstep import make_engine
-from hyperjax.population.repair import Moments, Repair, fit_repair, gaussian_inputs
+from hyperjax.population.repair import Moments, Repair, fit_repair, gaussian_inputs, image_inputs
 from hyperjax.rng import Stream, root_key
 from hyperjax.store import denoiser_file, hyperrep_file, moments_file, workdir, zoo_file
 from hyperjax.symmetry import alignment, nearest
@@ -46,7 +46,8 @@ class Run:
       data: aligned weights of the epochs that the autoencoder sees.
       denoiser: by which the diffusion samplers draw.
       repair: what `repair:` gives neurons back: their moments in train members, on inputs drawn
-        from the Gaussian with the training images' two moments, which train.py stores.
+        from the Gaussian with the training images' two moments, which train.py stores, or on
+        training images (`samplers.repair_inputs`).
     """
 
     folder: Path
@@ -132,12 +133,20 @@ class Run:
                 "run train.py again on this workdir, with its images at hand, or put those that "
                 "another workdir of the same images has there"
             )
-        return moments_file.read(path)[0]
+        moments, info = moments_file.read(path)
+        theirs, ours = (about.get("fingerprint") for about in (info, self.zoo.info))
+        if theirs and ours and theirs != ours:
+            raise HyperJaxError(
+                f"{path}: moments of other images ({info.get('dataset', 'unnamed')}, {theirs}) "
+                f"than those that the zoo was trained on ({self.config.dataset}, {ours})"
+            )
+        return moments
 
     @cached_property
     def repair(self) -> Repair:
-        key = root_key(self.config.seed, Stream.REPAIR)
-        members = self.data.train[:, -1]
+        key, members = root_key(self.config.seed, Stream.REPAIR), self.data.train[:, -1]
+        if self.config.samplers.repair_inputs == "images":
+            return fit_repair(self.zoo.spec, members, image_inputs(key, self.images.train))
         return fit_repair(self.zoo.spec, members, gaussian_inputs(key, self.moments))
 
     @property

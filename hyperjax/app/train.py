@@ -136,6 +136,7 @@ def zoo_recipe(config: Config, images: ImageData) -> Recipe:
         key=root_key(config.seed, Stream.ZOO),
         start=None,
         info=info,
+        tested=config.zoo.tested,
     )
 
 

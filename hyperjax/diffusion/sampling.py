@@ -5,6 +5,7 @@ From x at a level s, with x0 = D(x, s) the expected clean weights, to a lower le
 - ancestral: x' = x0 + (s'/s)^2 (x - x0) + s' sqrt(1 - (s'/s)^2) e, the posterior of x' given x and
   x0 (Ho et al., "Denoising Diffusion Probabilistic Models", 2020, for noise that is added without
   shrinking the weights; Song et al., 2021);
+  with e standard normal, times `temperature`: below 1, samples keep to where the density is high;
 - deterministic: x' = x0 + (s'/s) (x - x0), an Euler step of the probability flow (Song et al.,
   2021; Karras et al., 2022).
 
@@ -84,7 +85,8 @@ def refine(
     for begin in range(0, len(networks), _BATCH):
         rows = np.arange(begin, begin + _BATCH).clip(max=len(networks) - 1)
         inputs = keys[rows], networks[rows], quantiles[rows], steps
-        part = _denoised(denoiser, config.deterministic, guidance, *inputs)
+        noise = 0.0 if config.deterministic else config.temperature
+        part = _denoised(denoiser, config.deterministic, guidance, noise, *inputs)
         parts.append(np.asarray(part)[: len(networks) - begin])
     finite = np.isfinite(networks).all(axis=1, keepdims=True)
     return np.where(finite, np.concatenate(parts), networks)
@@ -95,6 +97,7 @@ def _denoised(
     denoiser: Denoiser,
     deterministic: bool,
     guidance: float,
+    temperature: Array,
     keys: Array,
     networks: Array,
     quantiles: Array,
@@ -118,7 +121,7 @@ def _denoised(
         clean, share = expected(x, level), lower / level
         if deterministic:
             return clean + share * (x - clean), None
-        spread = lower * jnp.sqrt(jnp.maximum(1 - share**2, 0))
+        spread = temperature * lower * jnp.sqrt(jnp.maximum(1 - share**2, 0))
         return clean + share**2 * (x - clean) + spread * normal(number), None
 
     x = networks + steps[0] * normal(0)

@@ -11,6 +11,7 @@ from hyperjax.types import Array, Params
 from hyperjax.weights import WeightSpec
 
 _LATENT_STD = 0.4  # of a principal component's latent before the tanh
+_BLOCK = 4096  # rows that are treated together, in float64
 
 
 def principal_components(
@@ -29,9 +30,9 @@ def principal_components(
     with v <= s^2 it is left out, and its latent is the prior.
     """
     c, kl = config.architecture, config.loss.kl if config.architecture.variational else 0.0
-    inputs = np.asarray(to_inputs(spec, stats, np.asarray(vectors)), np.float64)
+    inputs = np.asarray(to_inputs(spec, stats, np.asarray(vectors)))
     metric = np.asarray(losses.slot_scale(spec, losses.loss_scale(config.loss, stats)), np.float64)
-    _, singular, components = np.linalg.svd(inputs / metric, full_matrices=False)
+    singular, components = _principal_axes(inputs, metric)
     rank = min(c.latent, int(np.sum(singular > 1e-6 * singular[0])))
     std = singular[:rank] / np.sqrt(len(inputs))
     known = np.maximum(1 - kl / std**2, 0)  # share of each latent's variance; without `kl`, all
@@ -46,9 +47,37 @@ def principal_components(
         log_variance[:rank] = np.log1p(-known)
         params["encoder"]["log_variance"]["bias"] = jnp.asarray(log_variance, jnp.float32)
     else:
-        latents = inputs @ encoder
-        latents = np.tanh(latents) if c.tanh else latents
-        decoder = np.linalg.lstsq(latents, inputs, rcond=1e-6)[0]
+        decoder = _least_squares(inputs, encoder, c.tanh)
     params["encoder"]["linear"]["kernel"] = jnp.asarray(encoder, jnp.float32)
     params["decoder"]["linear"]["kernel"] = jnp.asarray(decoder, jnp.float32)
     return params
+
+
+def _principal_axes(rows: Array, metric: Array) -> tuple[np.ndarray, np.ndarray]:
+    """Singular values, falling, and right singular vectors of rows float32[N, D] / metric.
+
+    Of more rows than columns by the eigenvectors of a float64[D, D], so that memory does not grow
+    with them.
+    """
+    count, size = rows.shape
+    if count <= size:
+        return np.linalg.svd(rows / metric, full_matrices=False)[1:]
+    gram = np.zeros((size, size))
+    for begin in range(0, count, _BLOCK):
+        block = rows[begin : begin + _BLOCK] / metric
+        gram += block.T @ block
+    values, axes = np.linalg.eigh(gram)
+    return np.sqrt(np.maximum(values[::-1], 0)), axes[:, ::-1].T
+
+
+def _least_squares(inputs: Array, encoder: Array, tanh: bool) -> np.ndarray:
+    """The decoder float64[latent, D] that brings latents of inputs float32[N, D] nearest to them,
+    by the normal equations, which whitened latents make well conditioned."""
+    latent = encoder.shape[1]
+    products, targets = np.zeros((latent, latent)), np.zeros((latent, len(encoder)))
+    for begin in range(0, len(inputs), _BLOCK):
+        block = inputs[begin : begin + _BLOCK].astype(np.float64)
+        latents = np.tanh(block @ encoder) if tanh else block @ encoder
+        products += latents.T @ latents
+        targets += latents.T @ block
+    return np.linalg.lstsq(products, targets, rcond=1e-12)[0]

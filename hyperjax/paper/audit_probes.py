@@ -12,12 +12,12 @@ from hyperjax.app.context import Context
 from hyperjax.app.run import Run
 from hyperjax.hyperrep import HyperRep
 from hyperjax.paper.common import HYPERREPS
+from hyperjax.population.evaluation import tested
 from hyperjax.report import plots
 from hyperjax.report.page import Figure, Section
 from hyperjax.report.tables import Table
 from hyperjax.rng import Stream, root_key
 from hyperjax.types import Array
-from hyperjax.zoo import snapshot_index
 
 ACCURACY, EPOCH, GAP = "test accuracy", "epoch", "generalisation gap"
 TARGETS = (ACCURACY, EPOCH, GAP)
@@ -74,10 +74,9 @@ def _epochs(trained: Run) -> np.ndarray:
 
 def _targets(trained: Run, rows: np.ndarray, epochs: np.ndarray) -> dict[str, np.ndarray]:
     """Each float64[M, E]."""
-    place = np.ix_(rows, snapshot_index(trained.zoo, epochs))
+    models = tested(trained.task, trained.zoo.select(rows, epoch=epochs))
     train, test = (
-        np.asarray(trained.zoo.metrics[f"{part}_accuracy"])[place].astype(np.float64)
-        for part in ("train", "test")
+        models.metrics[f"{part}_accuracy"].astype(np.float64) for part in ("train", "test")
     )
     shown = np.broadcast_to(epochs.astype(np.float64), test.shape)
     return dict(zip(TARGETS, (test, shown, train - test), strict=True))

@@ -1,5 +1,6 @@
 """Networks on images: one as two pure functions, and any number of them on the images of a task."""
 
+import dataclasses
 import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -15,6 +16,7 @@ from hyperjax.population import engine as engines
 from hyperjax.population.engine import Engine, Evaluation
 from hyperjax.types import Array, Images, Key
 from hyperjax.weights import WeightSpec
+from hyperjax.zoo import Zoo
 
 _IMAGES_PER_CALL = 400_000
 _MEMORY_SHARE = 0.5  # of a device's memory, for activations
@@ -65,6 +67,22 @@ def _memory(device: jax.Device) -> float:
 def evaluate(task: Task, vectors: Array, images: Images) -> Evaluation:
     """Evaluate flat vectors float32[M, D] as networks; host arrays over M."""
     return _in_parts(engines.evaluate, task, vectors, images)
+
+
+def tested(task: Task, models: Zoo) -> Zoo:
+    """A population in memory with its accuracy and loss on test images at every snapshot, measured
+    now where its zoo was not tested (`ZooConfig.tested`)."""
+    names = "test_loss", "test_accuracy"
+    if not all(name in models.metrics for name in names):
+        return models
+    found = {name: np.array(models.metrics[name]) for name in names}
+    missing = np.isnan(found["test_loss"]) & np.isfinite(models.weights).all(axis=2)
+    for column in np.flatnonzero(missing.any(axis=0)):
+        rows = np.flatnonzero(missing[:, column])
+        measured = evaluate(task, models.weights[rows, column], task.test)
+        found["test_loss"][rows, column] = measured.loss
+        found["test_accuracy"][rows, column] = measured.accuracy
+    return dataclasses.replace(models, metrics={**models.metrics, **found})
 
 
 def logits(task: Task, vectors: Array, images: Images) -> np.ndarray:

@@ -26,6 +26,7 @@ class Recipe(NamedTuple):
     key: Key  # root of all members' randomness
     start: Array | None  # float32[M, D]: initial weights; None: initialise by the key
     info: dict[str, Any]
+    tested: str = "every"  # snapshot has test metrics, or the "last" alone; others have NaN
 
 
 class Snapshot(NamedTuple):
@@ -58,28 +59,34 @@ def train(
     """
     last = int(recipe.epochs[-1])
     if not done and 0 in recipe.epochs:
-        untrained = engines.evaluate(task.engine, state.vectors, task.train)
-        yield state, measure(task, state, 0, int(last == 0), untrained._asdict())
+        untrained = engines.evaluate(task.engine, state.vectors, task.train)._asdict()
+        step, tested = int(last == 0), recipe.tested == "every" or last == 0
+        yield state, measure(task, state, Snapshot(0, step, None, untrained), tested)
     for epoch in range(done + 1, last + 1):
         state, running = engines.train_epoch(
             task.engine, state, hyper, task.train, recipe.key, jnp.int32(epoch)
         )
+        trained = Snapshot(epoch, epoch, None, running)
         if epoch in recipe.epochs:
-            yield state, measure(task, state, epoch, epoch, running)
-        else:
-            yield state, Snapshot(epoch, epoch, None, running)
+            trained = measure(task, state, trained, recipe.tested == "every" or epoch == last)
+        yield state, trained
 
 
-def measure(
-    task: Task, state: Members, epoch: int, step: int, train: Mapping[str, Array]
-) -> Snapshot:
-    """Start measuring the population after an epoch; nothing waits for the result."""
-    metrics = {f"train_{name}": train[name] for name in ("loss", "accuracy")}
+def measure(task: Task, state: Members, trained: Snapshot, tested: bool = True) -> Snapshot:
+    """Start measuring the population after an epoch, of which training tells its part; nothing
+    waits for the result. Not `tested`, it has NaN for its test metrics."""
+    metrics = {f"train_{name}": trained.metrics[name] for name in ("loss", "accuracy")}
     for part in ("val", "test"):
-        if getattr(task, part) is not None:
-            result = engines.evaluate(task.engine, state.vectors, getattr(task, part))
-            metrics |= {f"{part}_loss": result.loss, f"{part}_accuracy": result.accuracy}
-    return Snapshot(epoch, step, jnp.copy(state.vectors), metrics)
+        images = getattr(task, part)
+        if images is None:
+            continue
+        if part == "val" or tested:
+            result = engines.evaluate(task.engine, state.vectors, images)
+            loss, accuracy = result.loss, result.accuracy
+        else:
+            loss = accuracy = np.full(len(state.vectors), np.nan, np.float32)
+        metrics |= {f"{part}_loss": loss, f"{part}_accuracy": accuracy}
+    return trained._replace(vectors=jnp.copy(state.vectors), metrics=metrics)
 
 
 # --- in memory ----------------------------------------------------------------------------
@@ -101,7 +108,9 @@ def train_zoo(images: Any, config: ZooConfig, key: Key) -> Zoo:
     spec = zoo_cnn_spec(_train_images(images).pixels.shape[-1], config.activation)
     task = make_task(make_engine(config, spec), images)
     epochs = np.array(config.snapshots or range(config.epochs + 1), np.int32)
-    recipe = Recipe(np.arange(config.num_members), epochs, key, None, {"kind": "zoo"})
+    recipe = Recipe(
+        np.arange(config.num_members), epochs, key, None, {"kind": "zoo"}, config.tested
+    )
     return _collect(task, recipe, config.training)
 
 

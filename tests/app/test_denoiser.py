@@ -12,6 +12,10 @@ import numpy as np
 import pytest
 from script_calls import ROOT, SLOW, call
 
+import hyperjax as hj
+from hyperjax.errors import HyperJaxError
+from hyperjax.population.engine import normalize
+from hyperjax.population.repair import preactivations
 from hyperjax.store import denoiser_file, moments_file, workdir, zoo_file
 
 GRAPH = {
@@ -107,6 +111,27 @@ def test_moments_are_made_where_they_are_missing(env, trained, tmp_path):
     denoisers = [workdir.denoiser_path(f).read_bytes() for f in (folder, trained)]
     assert denoisers[0] == denoisers[1]
     assert len(records(folder)) == 3  # nothing else was trained
+
+
+def test_repair_by_images_in_place_of_moments(trained, tmp_path):
+    """Needs no moments; nor are those of other images taken."""
+    folder = tmp_path / "other"
+    shutil.copytree(trained, folder)
+    path = workdir.moments_path(folder)
+    moments, facts = moments_file.read(path)
+    moments_file.write(path, moments, facts | {"fingerprint": "0123"})
+    with pytest.raises(HyperJaxError, match=r"moments of other images \(digits, 0123\) than"):
+        _ = hj.load(folder).repair
+    run = hj.load(folder, overrides={"samplers.repair_inputs": "images"})
+    images = np.asarray(normalize(run.images.train, np.arange(120)))
+    found, shown = (sorted(x.reshape(120, -1).tolist()) for x in (run.repair.inputs, images))
+    np.testing.assert_allclose(found, shown, rtol=1e-6)  # all of them, in an order of its own
+    drawn = hj.draw(run, "repair:noise", n=2)
+    assert drawn.info["images"] == facts["fingerprint"]
+    assert "moments" not in drawn.info
+    found = preactivations(run.zoo.spec, drawn.weights[0, 0], run.repair.inputs)
+    for z, mean in zip(found, run.repair.means, strict=True):
+        np.testing.assert_allclose(z.mean(range(1, z.ndim)), mean, atol=1e-3)
 
 
 def test_scaling(env, trained):

@@ -49,11 +49,11 @@ def test_chunks_and_kills_do_not_change_a_population(small_task, tmp_path, monke
     expected = make_population(tmp_path / "a.safetensors", recipe(5), whole, small_task, "a")
     measure, epochs = lockstep.measure, []
 
-    def dying(task, state, epoch, *args):
-        epochs.append(epoch)
+    def dying(task, state, trained, *args):
+        epochs.append(trained.epoch)
         if epochs == [0, 1, 2, 3, 0, 1, 2]:
             raise KilledError
-        return measure(task, state, epoch, *args)
+        return measure(task, state, trained, *args)
 
     monkeypatch.setattr(lockstep, "measure", dying)
     path = tmp_path / "b.safetensors"

@@ -112,7 +112,7 @@ def test_what_becomes_of_a_difference(gaussian, deterministic):
     np.testing.assert_allclose(end, start * gain[None], atol=1e-4)
 
 
-def variance_of(variances, levels, start, deterministic):
+def variance_of(variances, levels, start, deterministic, temperature=1.0):
     """Of samples along each axis, whose networks have variance `start` before noise comes."""
     found = start + levels[0] ** 2
     for level, lower in itertools.pairwise(levels):
@@ -120,19 +120,21 @@ def variance_of(variances, levels, start, deterministic):
         if deterministic:
             found = found * (clean + share * (1 - clean)) ** 2
         else:
-            fresh = lower**2 * (1 - share**2)
+            fresh = temperature**2 * lower**2 * (1 - share**2)
             found = found * (clean + share**2 * (1 - clean)) ** 2 + fresh
     return found * (variances / (variances + levels[-1] ** 2)) ** 2
 
 
-@pytest.mark.parametrize("deterministic", [True, False])
-def test_moments_of_samples(gaussian, deterministic):
+@pytest.mark.parametrize(
+    ("deterministic", "temperature"), [(True, 1.0), (False, 1.0), (False, 0.7), (False, 0.0)]
+)
+def test_moments_of_samples(gaussian, deterministic, temperature):
     """Along the principal axes: the mean of the members, and variances in closed form."""
-    config = dataclasses.replace(QUICK, deterministic=deterministic)
+    config = dataclasses.replace(QUICK, deterministic=deterministic, temperature=temperature)
     axes, variances = spectrum(gaussian)
     levels = sampling.levels(config, config.sigma_max).astype(np.float64)
     samples = sample(gaussian, 2000, config) / unit_of(gaussian)
-    expected = variance_of(variances, levels, variances, deterministic)
+    expected = variance_of(variances, levels, variances, deterministic, temperature)
     along = (samples - gaussian.wiener.mean) @ axes.T
     assert_moments(along, np.zeros(SIZE), np.diag(expected))
 

@@ -19,7 +19,8 @@ from hyperrep_cases import (
 from sklearn.decomposition import PCA
 
 from hyperjax import hyperrep
-from hyperjax.hyperrep import HyperRep, losses, training
+from hyperjax.hyperrep import HyperRep, linear, losses, training
+from hyperjax.hyperrep.model import to_inputs
 
 
 def started(config, stats=STATS, vectors=VECTORS):
@@ -48,6 +49,17 @@ def test_the_tanh_is_nearly_linear_at_the_start():
     result = hyperrep.reconstruct(model, VECTORS, aligned=True)
     score = losses.r_squared(SPEC, result, VECTORS, STATS.mean, STATS.layer_std)
     assert 0.98 < score["all"] < 1
+
+
+def test_the_decoder_is_that_of_least_squares(monkeypatch):
+    """Of all models at once, in float64; in how many blocks does not matter."""
+    model = started(LINEAR)
+    inputs = np.asarray(to_inputs(SPEC, STATS, VECTORS), np.float64)
+    encoder, decoder = (model.params[part]["linear"]["kernel"] for part in ("encoder", "decoder"))
+    expected = np.linalg.lstsq(np.tanh(inputs @ np.float64(encoder)), inputs, rcond=1e-6)[0]
+    np.testing.assert_allclose(decoder, expected, rtol=1e-4, atol=1e-4)
+    monkeypatch.setattr(linear, "_BLOCK", 7)
+    assert_trees_equal(started(LINEAR).params, model.params, rtol=1e-4, atol=1e-5)
 
 
 def test_fewer_models_than_latents():

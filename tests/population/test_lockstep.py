@@ -105,6 +105,26 @@ def test_only_the_snapshots_that_are_asked_for_are_kept(zoo):
     assert_same_zoo(last, zoo, [2])
 
 
+def test_test_images_may_wait_for_the_last_snapshot(zoo):
+    """The rest is as it was; what is missing can be measured later, on the members at hand."""
+    late = lockstep.train_zoo(DATA, dataclasses.replace(ZOO, tested="last"), KEY)
+    for name, values in late.metrics.items():
+        missing = np.isnan(values)
+        assert missing[:, :-1].all() == missing.any() == name.startswith("test_")
+        assert not missing[:, -1].any()
+    task = evaluation.make_task(make_engine(), DATA)
+    chosen = late.select([5, 2, 7])
+    chosen.weights[1, 1] = np.nan
+    later = evaluation.tested(task, chosen)
+    for name, values in later.metrics.items():
+        expected = zoo.metrics[name][[5, 2, 7]].copy()
+        if name.startswith("test_"):
+            assert np.isnan(values[1, 1])
+            expected[1, 1] = np.nan
+        np.testing.assert_allclose(values, expected, rtol=1e-5)
+    assert np.isnan(chosen.metrics["test_loss"][:, 0]).all()  # is not written into
+
+
 # --- fine-tuning --------------------------------------------------------------------------
 
 
