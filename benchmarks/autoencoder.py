@@ -46,7 +46,7 @@ def step(config: Any, steps: int) -> Callable[[], float]:
     import jax.numpy as jnp
 
     from hyperjax import hyperrep
-    from hyperjax.models.cnn import zoo_cnn_spec
+    from hyperjax.models.architectures import zoo_cnn_spec
 
     spec = zoo_cnn_spec(1, "tanh")
     vectors = np.random.default_rng(0).normal(size=(700, spec.num_params)).astype(np.float32)
@@ -66,7 +66,7 @@ def measure(
     size: str, dtype: str, rounds: int, augmentation: str, request: Callable | None
 ) -> dict[str, Any]:
     from hyperjax.config import AugmentConfig
-    from hyperjax.models.cnn import zoo_cnn_spec
+    from hyperjax.models.architectures import zoo_cnn_spec
 
     config, steps, spec = configuration(size, dtype), STEPS[size], zoo_cnn_spec(1, "tanh")
     nothing = dataclasses.replace(config.data, augment=AugmentConfig(erase=0.0, noise=0.0))
@@ -94,7 +94,7 @@ def measure(
 
 def show(results: list[dict[str, Any]], ceiling: float, dtype: str) -> Table:
     from hyperjax import cost
-    from hyperjax.models.cnn import zoo_cnn_spec
+    from hyperjax.models.architectures import zoo_cnn_spec
 
     table = Table(title="autoencoder: milliseconds a step, best (worst)")
     for column in ("size", "contender", "ms a step", "of GEMM", "against the first"):

@@ -49,7 +49,7 @@ def configuration(size: str, dtype: str, optimizer: str = "adamw") -> Any:
 
 
 def cnn_spec() -> Any:
-    from hyperjax.models.cnn import zoo_cnn_spec
+    from hyperjax.models.architectures import zoo_cnn_spec
 
     return zoo_cnn_spec(1, "tanh")
 

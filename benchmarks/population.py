@@ -36,7 +36,7 @@ def ours(work: str, count: int, batch: int, images: int, **how: Any) -> Callable
 
     from hyperjax import population
     from hyperjax.config import TrainingConfig
-    from hyperjax.models.cnn import zoo_cnn_spec
+    from hyperjax.models.architectures import zoo_cnn_spec
     from hyperjax.types import Images
 
     rng, root = np.random.default_rng(0), jax.random.key(0)
@@ -103,7 +103,7 @@ def measure(work: str, members: int, batch: int, rounds: int, **kwargs: Any) -> 
 def show(results: list[dict[str, Any]], ceiling: float) -> Table:
     """One row per setting. Ratios are of best to best; shares are of the measured product rate."""
     from hyperjax import cost
-    from hyperjax.models.cnn import zoo_cnn_spec
+    from hyperjax.models.architectures import zoo_cnn_spec
 
     spec = zoo_cnn_spec(1, "tanh")
     per_image = {"train": cost.training_flops(spec), "evaluate": cost.evaluation_flops(spec)}

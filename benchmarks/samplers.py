@@ -43,7 +43,7 @@ def measure(name: str, count: int) -> dict[str, float]:
 
     from hyperjax import samplers
     from hyperjax.config import SamplersConfig
-    from hyperjax.models.cnn import zoo_cnn_spec
+    from hyperjax.models.architectures import zoo_cnn_spec
 
     spec = zoo_cnn_spec(1, "tanh")
     sampler = samplers.get_sampler(name, SamplersConfig(), spec)
@@ -69,7 +69,7 @@ def decode(count: int) -> dict[str, float]:
     import jax
 
     from hyperjax import hyperrep
-    from hyperjax.models.cnn import zoo_cnn_spec
+    from hyperjax.models.architectures import zoo_cnn_spec
 
     spec, config = zoo_cnn_spec(1, "tanh"), common.small_autoencoder()
     trainer = hyperrep.make_trainer(config, spec)

@@ -33,7 +33,7 @@ class Setting:
     """A zoo float32[members, snapshots, D] and what is asked of it."""
 
     def __init__(self, members: int, snapshots: int):
-        from hyperjax.models.cnn import zoo_cnn_spec
+        from hyperjax.models.architectures import zoo_cnn_spec
 
         self.spec, self.rng = zoo_cnn_spec(1, "tanh"), np.random.default_rng(SEED)
         centres = 0.15 * self.normal(CLUSTERS, self.spec.num_params)

@@ -68,7 +68,7 @@ def _population() -> dict[str, float]:
 
     from hyperjax import population
     from hyperjax.config import TrainingConfig
-    from hyperjax.models.cnn import zoo_cnn_spec
+    from hyperjax.models.architectures import zoo_cnn_spec
     from hyperjax.types import Images
 
     rng, root, training = np.random.default_rng(0), jax.random.key(0), TrainingConfig(batch_size=32)
@@ -97,7 +97,7 @@ def _hyperrep() -> dict[str, float]:
     import jax.numpy as jnp
 
     from hyperjax import hyperrep
-    from hyperjax.models.cnn import zoo_cnn_spec
+    from hyperjax.models.architectures import zoo_cnn_spec
 
     config, spec = common.small_autoencoder(), zoo_cnn_spec(1, "tanh")
     rng = np.random.default_rng(0)

@@ -77,7 +77,7 @@ def prepare(stage: str, path: Path, members: int, snapshots: int) -> Callable[[]
     from hyperjax import zoo
     from hyperjax.config import WeightDataConfig
     from hyperjax.hyperrep import weight_data
-    from hyperjax.models.cnn import zoo_cnn_spec
+    from hyperjax.models.architectures import zoo_cnn_spec
     from hyperjax.store import zoo_file
 
     jax.devices()  # else JAX's own memory would count
@@ -240,7 +240,7 @@ def main() -> None:
     if args.stage:  # in a process of its own, on the file --folder
         print(json.dumps(measure(args.stage, args.folder, args.members, args.snapshots)))
         return
-    from hyperjax.models.cnn import zoo_cnn_spec
+    from hyperjax.models.architectures import zoo_cnn_spec
 
     size = 4 * args.members * args.snapshots * zoo_cnn_spec(1, "tanh").num_params
     rounds: dict[str, list[dict]] = {stage: [] for stage in STAGES}

@@ -1,5 +1,5 @@
-"""The commands `hyperjax train|sample|evaluate`, and the scripts of the same names: flags, then one
-call. Nothing heavy is imported before a flag is read."""
+"""The commands `hyperjax train|sample|evaluate|import|export`, and scripts named like the first
+three: flags, then one call. Nothing heavy is imported before a flag is read."""
 
 import sys
 from collections.abc import Callable
@@ -18,7 +18,10 @@ _SETTINGS = {"samplers": SamplersConfig, "evaluation": EvaluationConfig}
 
 def main() -> None:
     """The installed command `hyperjax`."""
-    commands = {"train": train, "sample": sample, "evaluate": evaluate}
+    commands = {
+        "train": train, "sample": sample, "evaluate": evaluate, "import": import_zoo,
+        "export": export,
+    }  # fmt: skip
     if len(sys.argv) < 2 or sys.argv[1] not in commands:
         print(f"usage: hyperjax {'|'.join(commands)} --help", file=sys.stderr)
         sys.exit(0 if sys.argv[1:] in (["--help"], ["-h"]) else 2)
@@ -146,6 +149,90 @@ def evaluate() -> None:
         evaluate.run(Path(workdir.value), paper, request)
 
     _run(task, evaluate)
+
+
+def import_zoo() -> None:
+    """Bring networks of others into one zoo file.
+
+        {program} --source=networks --output=zoo.safetensors --activation=relu
+        {program} --source='tune_zoo_mnist_uniform' --output=mnist.safetensors --activation=tanh \\
+            --epochs=21,22,23,24,25
+
+    The source is a folder or pattern of PyTorch or safetensors state dicts (a file a member, or a
+    folder a member), a ray-tune zoo, a Small CNN Zoo, a .npz or HDF5 file, or a dataset.pt. Nothing
+    in it is executed. A killed import goes on where it was.
+    """
+    source = flags.DEFINE_string("source", None, "Folder, file or pattern, see above.")
+    output = flags.DEFINE_string("output", None, "Zoo file to write.")
+    activation = flags.DEFINE_string("activation", None, "Nonlinearity of the networks.")
+    size = flags.DEFINE_list("image_size", [], "Height, width of their images; default: found out.")
+    model = flags.DEFINE_string(
+        "model",
+        "",
+        "Architecture: cnn, cnn3, unterthiner, mlp, module:function; default: inferred.",
+    )
+    epochs = flags.DEFINE_list("epochs", [], "Snapshots to take; default: all.")
+    dataset = flags.DEFINE_string("dataset", "", "Images that they were trained on, as a note.")
+    strict = flags.DEFINE_bool("strict", False, "Refuse what would be left out.")
+    flags.mark_flags_as_required(["source", "output", "activation"])
+
+    def task() -> None:
+        from hyperjax.app import import_zoo
+
+        sides = _integers("image_size", size.value)
+        import_zoo.import_zoo(
+            source.value,
+            output.value,
+            activation=activation.value,
+            image_size=(sides[0], sides[-1]) if sides else None,
+            model=model.value,
+            epochs=_integers("epochs", epochs.value),
+            dataset=dataset.value,
+            strict=strict.value,
+        )
+
+    _run(task, import_zoo)
+
+
+def export() -> None:
+    """Write networks of a zoo or population file in a form that others read.
+
+        {program} --source=runs/digits/zoo/zoo.safetensors --output=exported
+        {program} --source=runs/digits/samples/kde30.safetensors --output=exported --form=flax
+
+    The networks are those of the last snapshot; ray and small_cnn_zoo hold all. `--list` describes
+    the forms.
+    """
+    source = flags.DEFINE_string("source", None, "Zoo or population file.")
+    output = flags.DEFINE_string("output", None, "Folder to write; made if it is not there.")
+    form = flags.DEFINE_string("form", "torch", "Form; --list describes them.")
+    members = flags.DEFINE_list("members", [], "Rows of the members to write; default: all.")
+    listed = flags.DEFINE_bool("list", False, "List the forms and exit.")
+
+    def task() -> None:
+        from hyperjax.exchange import export as exporting
+
+        if listed.value:
+            return _list(exporting.FORMATS)
+        if source.value is None or output.value is None:
+            raise HyperJaxError("--source and --output are needed; --list describes the forms")
+        from hyperjax.store import zoo_file
+
+        models = zoo_file.read(source.value)
+        rows = _integers("members", members.value)
+        if any(not 0 <= row < len(models.members) for row in rows):
+            raise HyperJaxError(f"--members: the file has rows 0 to {len(models.members) - 1}")
+        paths = exporting.export(models.select(rows) if rows else models, output.value, form.value)
+        print(f"{len(paths)} files in {output.value}")
+
+    _run(task, export)
+
+
+def _integers(flag: str, values: list[str]) -> tuple[int, ...]:
+    try:
+        return tuple(map(int, values))
+    except ValueError as error:
+        raise HyperJaxError(f"--{flag}={','.join(values)}: expected numbers") from error
 
 
 def _settings(*parts: str) -> flags.FlagHolder:

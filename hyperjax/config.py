@@ -43,8 +43,10 @@ class TrainingConfig:
 
 @dataclasses.dataclass(frozen=True)
 class ZooConfig:
-    """A population of CNNs that differ only by seed."""
+    """A population of networks that differ only by seed."""
 
+    model: str = "cnn"  # cnn, cnn3, unterthiner, mlp, or module:function (models/architectures.py)
+    widths: tuple[int, ...] = (32,)  # of the hidden layers of mlp
     num_members: int = _number(1000, 3)
     epochs: int = 50
     activation: str = _one_of("tanh", "relu", "leakyrelu", "sigmoid", "silu", "gelu")
@@ -272,6 +274,7 @@ class Config:
     seed: int = _number(0, 0, 2**32 - 1)
     dataset: str = "mnist"
     data_dir: str = "data"
+    image_size: int = _number(28, 1)  # height and width to which images are brought
     num_train: int = _number(0)  # training images; 0: all that validation leaves
     num_val: int = 10_000  # validation images, drawn from the official training split
     # of matrix products on accelerators, which are several times as fast below float32

@@ -9,21 +9,23 @@ import math
 
 from hyperjax import symmetry
 from hyperjax.config import ArchitectureConfig, AutoencoderConfig, DenoiserConfig, GraphConfig
-from hyperjax.models.cnn import IMAGE_SIZE
+from hyperjax.models.sequential import convolved, output_sizes
 from hyperjax.weights import WeightSpec
 
 
 def layer_flops(spec: WeightSpec) -> list[int]:
     """Forward operations of each layer for one image."""
-    size, flops = IMAGE_SIZE, []
-    for layer in spec.layers:
-        outputs = 1
-        if layer.kind == "conv":
-            size = size - layer.shape[2] + 1
-            outputs = size**2
-            size = size // 2 if layer.pooled else size
-        flops.append(2 * outputs * math.prod(layer.shape))
-    return flops
+    outputs = [math.prod(size) for size in _computed(spec)]
+    return [2 * n * math.prod(layer.shape) for n, layer in zip(outputs, spec.layers, strict=True)]
+
+
+def _computed(spec: WeightSpec) -> list[tuple[int, int]]:
+    """Height and width of each layer's outputs before its pooling."""
+    inputs = [spec.image_size, *output_sizes(spec)]
+    return [
+        convolved(layer, size) if layer.kind == "conv" else (1, 1)
+        for layer, size in zip(spec.layers, inputs, strict=False)
+    ]
 
 
 def evaluation_flops(spec: WeightSpec) -> int:
@@ -40,7 +42,7 @@ def activation_bytes(spec: WeightSpec) -> int:
     """Memory of one image's patches and outputs in the first layer, three copies of them alive:
     what bounds a population whose members run at once."""
     layer = spec.layers[0]
-    outputs = (IMAGE_SIZE - layer.shape[-1] + 1) ** 2
+    outputs = math.prod(convolved(layer, spec.image_size)) if layer.kind == "conv" else 1
     return 3 * 4 * outputs * (math.prod(layer.shape[1:]) + layer.num_neurons)
 
 

@@ -13,7 +13,7 @@ Params = Any  # a linen parameter tree
 class Images(NamedTuple):
     """One split of an image data set, on the host or on devices, and its normalisation."""
 
-    pixels: Array  # uint8[N, 28, 28, C]
-    labels: Array  # int32[N], in 0..9
+    pixels: Array  # uint8[N, H, W, C]
+    labels: Array  # int32[N], from 0
     mean: Array  # float32[C], of pixels / 255
     std: Array  # float32[C]

@@ -14,15 +14,18 @@ import dataclasses
 import functools
 import itertools
 import json
+import math
 from collections.abc import Sequence
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 
-from hyperjax.errors import HyperJaxError
+from hyperjax.errors import HyperJaxError, unknown
 from hyperjax.types import Array, Params
 
 KINDS = ("conv", "dense")
+POOLS = ("", "max", "mean")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,22 +36,41 @@ class LayerSpec:
       name: key of the layer in the parameter tree.
       kind: "conv" (shape (out, in, height, width)) or "dense" (shape (out, in)).
       shape: shape of the weights.
-      pooled: whether max-pooling stands between the layer and its activation, which
-        breaks the sign symmetry of odd activations (`hyperjax.symmetry`).
-      bias: whether the layer has biases. Only then can its neurons be tokens.
+      bias: whether the layer has biases.
+      stride: of a convolution, in both directions.
+      padding: zeros on each side of a convolution's input.
+      pool: "max" or "mean" after a convolution, "": none.
+      window: height, width and stride of the pooling; 0: all positions (global).
+      pool_last: whether pooling comes after the activation, in place of before.
     """
 
     name: str
     kind: str
     shape: tuple[int, ...]
-    pooled: bool = False
     bias: bool = True
+    stride: int = 1
+    padding: int = 0
+    pool: str = ""
+    window: int = 2
+    pool_last: bool = False
 
     def __post_init__(self):
         if self.kind not in KINDS or len(self.shape) != (4 if self.kind == "conv" else 2):
             raise HyperJaxError(
                 f"layer {self.name!r}: kind {self.kind!r} with shape {self.shape}; expected "
                 "'conv' with 4 axes or 'dense' with 2"
+            )
+        if self.pool not in POOLS:
+            raise unknown(f"pooling of layer {self.name!r}", self.pool, POOLS)
+        plain = (self.stride, self.padding, self.pool) == (1, 0, "")
+        if self.kind == "dense" and not plain:
+            raise HyperJaxError(
+                f"layer {self.name!r} is dense: it has no stride, padding or pooling"
+            )
+        if min(self.shape) < 1 or self.stride < 1 or self.padding < 0 or self.window < 0:
+            raise HyperJaxError(
+                f"layer {self.name!r}: shape {self.shape}, stride {self.stride}, padding "
+                f"{self.padding}, window {self.window}; expected sizes"
             )
 
     @property
@@ -77,10 +99,22 @@ class WeightSpec:
     Attributes:
       layers: from input to output.
       activation: nonlinearity between the layers; decides the symmetries.
+      image_size: height and width of the images that the network takes.
     """
 
     layers: tuple[LayerSpec, ...]
     activation: str
+    image_size: tuple[int, int] = (28, 28)
+
+    @property
+    def channels(self) -> int:
+        """Of the images that the network takes."""
+        first = self.layers[0]
+        return first.shape[1] // (1 if first.kind == "conv" else math.prod(self.image_size))
+
+    @property
+    def num_classes(self) -> int:
+        return self.layers[-1].num_neurons
 
     @property
     def num_params(self) -> int:
@@ -109,12 +143,19 @@ def from_json(text: str) -> WeightSpec:
     """Inverse of `to_json`. Raises HyperJaxError on anything that is no WeightSpec."""
     try:
         fields = json.loads(text)
-        layers = tuple(
-            LayerSpec(**{**layer, "shape": tuple(layer["shape"])}) for layer in fields["layers"]
-        )
-        return WeightSpec(layers=layers, activation=fields["activation"])
+        layers = tuple(_layer_from_json(layer) for layer in fields["layers"])
+        size = tuple(fields.get("image_size", (28, 28)))
+        return WeightSpec(layers=layers, activation=fields["activation"], image_size=size)
     except (json.JSONDecodeError, KeyError, TypeError) as error:
         raise HyperJaxError(f"not a weight specification: {error!r}") from error
+
+
+def _layer_from_json(fields: dict[str, Any]) -> LayerSpec:
+    """Files of version 0.2 and before know max-pooling by windows of two alone."""
+    fields = {**fields, "shape": tuple(fields["shape"])}
+    if fields.pop("pooled", False):
+        fields["pool"] = "max"
+    return LayerSpec(**fields)
 
 
 def layer_ids(spec: WeightSpec) -> np.ndarray:
@@ -193,24 +234,23 @@ def flatten(spec: WeightSpec, params: Params) -> Array:
 
 
 def tokenize(spec: WeightSpec, vectors: Array) -> tuple[Array, ...]:
-    """Flat vectors [..., D] -> one array [..., neurons, token_size] per layer.
-
-    Raises HyperJaxError if a layer has no biases.
-    """
+    """Flat vectors [..., D] -> one array [..., neurons, token_size] per layer."""
     _check_last_axis(spec, vectors)
-    check_biases(spec)
     tokens = []
     for layer, part in zip(spec.layers, spec.slices, strict=True):
         weights, bias = split_layer(layer, vectors[..., part])
-        incoming = weights.reshape(*bias.shape, -1)
-        tokens.append(jnp.concatenate([incoming, bias[..., None]], axis=-1))
+        incoming = weights.reshape(*weights.shape[: -len(layer.shape)], layer.num_neurons, -1)
+        parts = [incoming, bias[..., None]] if layer.bias else [incoming]
+        tokens.append(jnp.concatenate(parts, axis=-1))
     return tuple(tokens)
 
 
 def detokenize(spec: WeightSpec, tokens: Sequence[Array]) -> Array:
     """Inverse of `tokenize`."""
-    check_biases(spec)
-    blocks = [join_layer(token[..., :-1], token[..., -1]) for token in tokens]
+    blocks = []
+    for layer, token in zip(spec.layers, tokens, strict=True):
+        lead, cut = token.shape[:-2], token.shape[-1] - layer.bias
+        blocks += [token[..., :cut].reshape(*lead, -1), token[..., cut:].reshape(*lead, -1)]
     return jnp.concatenate(blocks, axis=-1)
 
 
@@ -225,16 +265,6 @@ def layer_std(spec: WeightSpec, vectors: Array, floor: float = 1e-4) -> np.ndarr
         raise HyperJaxError("standard deviation of no vectors: the population is empty")
     stds = [np.std(np.asarray(vectors[:, part]), ddof=1, dtype=np.float64) for part in spec.slices]
     return np.maximum(stds, floor).astype(np.float32)
-
-
-def check_biases(spec: WeightSpec) -> None:
-    """Raises HyperJaxError if a layer has no biases: tokens and symmetries count on them."""
-    without = [layer.name for layer in spec.layers if not layer.bias]
-    if without:
-        raise HyperJaxError(
-            f"layers {', '.join(without)} have no biases; neuron tokens and symmetries are for "
-            "architectures in which every layer has them"
-        )
 
 
 def _check_last_axis(spec: WeightSpec, vectors: Array) -> None:

@@ -16,7 +16,7 @@ from hyperjax.weights import LayerSpec, WeightSpec
 SPECS = {
     "tanh": WeightSpec(
         (
-            LayerSpec("c", "conv", (3, 1, 2, 2), pooled=True),
+            LayerSpec("c", "conv", (3, 1, 2, 2), pool="max"),
             LayerSpec("d", "dense", (4, 12)),
             LayerSpec("e", "dense", (2, 4)),
         ),

@@ -20,7 +20,7 @@ from hyperjax.weights import LayerSpec, WeightSpec
 
 SPEC = WeightSpec(
     (
-        LayerSpec("c", "conv", (3, 1, 2, 2), pooled=True),
+        LayerSpec("c", "conv", (3, 1, 2, 2), pool="max"),
         LayerSpec("d", "dense", (4, 12)),
         LayerSpec("e", "dense", (2, 4)),
     ),

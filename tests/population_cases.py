@@ -5,7 +5,7 @@ import numpy as np
 
 from hyperjax import population
 from hyperjax.config import TrainingConfig
-from hyperjax.models.cnn import zoo_cnn_spec
+from hyperjax.models.architectures import zoo_cnn_spec
 from hyperjax.population.evaluation import Task
 from hyperjax.types import Images
 

@@ -17,8 +17,8 @@ from hyperjax.config import (
 )
 from hyperjax.diffusion import Wiener
 from hyperjax.diffusion import denoiser_training as training
+from hyperjax.models.architectures import zoo_cnn_spec
 from hyperjax.models.autoencoder import Autoencoder
-from hyperjax.models.cnn import zoo_cnn_spec
 from hyperjax.models.graph import GraphDenoiser
 
 SPEC = zoo_cnn_spec(1, "tanh")

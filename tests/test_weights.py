@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from hyperjax import weights
 from hyperjax.errors import HyperJaxError
-from hyperjax.models.cnn import zoo_cnn_spec
+from hyperjax.models.architectures import zoo_cnn_spec
 from hyperjax.weights import LayerSpec, WeightSpec
 
 GOLDEN = Path(__file__).parent / "golden" / "zoo_cnn.npz"

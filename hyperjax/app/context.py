@@ -8,11 +8,10 @@ from typing import NamedTuple
 from hyperjax import config as config_lib
 from hyperjax.app.run import Run, images_of, load
 from hyperjax.config import Config
-from hyperjax.data.images import ImageData
 from hyperjax.errors import HyperJaxError
-from hyperjax.models.cnn import zoo_cnn_spec
 from hyperjax.population.evaluation import Task, make_task
-from hyperjax.population.lockstep import make_engine
+from hyperjax.population.lockstep import architecture_of, make_engine
+from hyperjax.weights import WeightSpec
 from hyperjax.zoo import Zoo
 
 
@@ -56,18 +55,26 @@ def load_target(name: str, trained: Run, data_dir: str = "") -> Target:
         if data_dir:
             config = dataclasses.replace(config, data_dir=data_dir)
         images = images_of(config)
-    _check_channels(name, config, images, trained)
-    engine = make_engine(config.zoo, zoo_cnn_spec(images.channels, config.zoo.activation))
-    task = make_task(engine, images)
+    spec = architecture_of(config.zoo, images)
+    _check_architecture(name, config.dataset, spec, trained)
+    task = make_task(make_engine(config.zoo, spec), images)
     return Target(config.dataset, config, images.fingerprint, task, models)
 
 
-def _check_channels(name: str, config: Config, images: ImageData, trained: Run) -> None:
-    channels, ours = images.channels, trained.images.channels
-    if channels != ours:
+def _check_architecture(name: str, dataset: str, spec: WeightSpec, trained: Run) -> None:
+    """Weights carry over between networks of the same layers, whatever their activations."""
+    ours = trained.zoo.spec
+    if spec.channels != ours.channels:
         raise HyperJaxError(
-            f"--targets={name}: {config.dataset} has {channels} channels, the workdir's "
-            f"{trained.config.dataset} has {ours}; weights do not carry over"
+            f"--targets={name}: {dataset} has {spec.channels} channels, the workdir's "
+            f"{trained.config.dataset} has {ours.channels}; weights do not carry over"
+        )
+    if (spec.layers, spec.image_size) != (ours.layers, ours.image_size):
+        raise HyperJaxError(
+            f"--targets={name}: its networks have the layers {', '.join(spec.names)} with "
+            f"{spec.num_params} weights for images of {spec.image_size}, the workdir's "
+            f"{', '.join(ours.names)} with {ours.num_params} for {ours.image_size}; weights do not "
+            "carry over"
         )
 
 

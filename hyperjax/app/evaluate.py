@@ -37,7 +37,7 @@ def run(folder: Path, registry: ModuleType, request: Request) -> Path:
     earlier calls wrote; returns the path of its page."""
     _check(registry, request)
     trained = load(folder, data_dir=request.data_dir, overrides=request.overrides)
-    chosen = _chosen(registry, request, tuple(trained.hyperreps), trained.has_denoiser)
+    chosen = _chosen(registry, request, trained)
     evaluation, count = trained.config.evaluation, request.num_samples
     context = Context(
         folder,
@@ -175,18 +175,19 @@ def _check(registry: ModuleType, request: Request) -> None:
         raise HyperJaxError(f"--num_samples={request.num_samples}: expected at least 1")
 
 
-def _chosen(
-    registry: ModuleType, request: Request, hyperreps: tuple[str, ...], has_denoiser: bool
-) -> tuple[str, ...]:
+def _chosen(registry: ModuleType, request: Request, trained: Run) -> tuple[str, ...]:
     """The experiments to run; by default all but those that lack something, or take hours."""
     if request.experiments:
         return tuple(dict.fromkeys(request.experiments))
     lacking = {} if request.targets else dict.fromkeys(registry.NEED_TARGETS, "without --targets")
-    if VAE not in hyperreps:
+    if VAE not in trained.hyperreps:
         lacking |= dict.fromkeys(registry.NEED_VAE, "without a vae in autoencoder.variants")
-    if not has_denoiser:
+    if not trained.has_denoiser:
         reason = "without a denoiser (config field denoiser.training.steps)"
         lacking |= dict.fromkeys(registry.NEED_DENOISER, reason)
+    if trained.config.zoo.model != "cnn":
+        reason = "for networks other than the paper's (config field zoo.model)"
+        lacking |= dict.fromkeys(registry.NEED_CNN, reason)
     lacking |= dict.fromkeys(registry.HOURS, "unless --experiments names it")
     for name, reason in lacking.items():
         console.print(f"{reason} there is no {name}")

@@ -58,7 +58,7 @@ def population_stage(
     together = min(config.chunk_size or members_per_call(engine, images["train"]), members)
     each, local = math.ceil(together / devices), len(engine.mesh.local_devices)
     at_once = each if engine.mapping == "vmap" else 1
-    pixels = sum(images.values()) * spec.layers[0].shape[1] * 28 * 28
+    pixels = sum(images.values()) * spec.channels * math.prod(spec.image_size)
     memory = pixels / (local if _on_cpu() else 1)  # whose devices share one copy
     memory += each * cost.member_bytes(spec)
     memory += at_once * min(engine.micro_batch, images["train"]) * cost.activation_bytes(spec)

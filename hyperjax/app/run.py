@@ -18,9 +18,8 @@ from hyperjax.diffusion import Denoiser
 from hyperjax.errors import HyperJaxError, unknown
 from hyperjax.hyperrep import HyperRep, weight_data
 from hyperjax.hyperrep.weight_data import WeightData
-from hyperjax.models.cnn import zoo_cnn_spec
 from hyperjax.population.evaluation import Task, make_task
-from hyperjax.population.lockstep import make_engine
+from hyperjax.population.lockstep import architecture_of, make_engine
 from hyperjax.population.repair import Moments, Repair, fit_repair, gaussian_inputs, image_inputs
 from hyperjax.rng import Stream, root_key
 from hyperjax.store import denoiser_file, hyperrep_file, moments_file, workdir, zoo_file
@@ -59,7 +58,7 @@ class Run:
 
     @cached_property
     def task(self) -> Task:
-        spec = zoo_cnn_spec(self.images.channels, self.config.zoo.activation)
+        spec = architecture_of(self.config.zoo, self.images)
         return make_task(make_engine(self.config.zoo, spec), self.images)
 
     @cached_property
@@ -245,7 +244,7 @@ def images_of(config: Config) -> ImageData:
     """The data set of a configuration. Raises HyperJaxError if it is not there."""
     return load_images(
         config.dataset, config.data_dir, seed=config.seed, num_train=config.num_train,
-        num_val=config.num_val,
+        num_val=config.num_val, size=config.image_size,
     )  # fmt: skip
 
 

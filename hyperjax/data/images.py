@@ -1,4 +1,4 @@
-"""Image data sets as uint8 arrays of 28x28 pixels, prepared as for the published zoos.
+"""Image data sets as uint8 arrays of 28x28 pixels (or another size), as for the published zoos.
 
 The original files are read if they are there, else what tensorflow-datasets prepared
 (`python -m hyperjax.data.prepare`). Nothing here touches the network or needs TensorFlow.
@@ -18,7 +18,7 @@ from hyperjax.data import image_files
 from hyperjax.errors import HyperJaxError, unknown
 from hyperjax.types import Images
 
-SIZE = 28  # height and width of every image that leaves this module
+SIZE = 28  # height and width of images unless others are asked for
 _DIGITS_TEST_PER_CLASS = 45
 _CHUNK = 64  # images transformed at a time, few enough to stay in cache
 
@@ -39,14 +39,14 @@ class ImageData:
         return self.train.pixels.shape[-1]
 
     @property
+    def classes(self) -> int:
+        return dataset_info(self.name).classes
+
+    @property
     def num_images(self) -> dict[str, int]:
         """Of each split."""
         parts = {"train": self.train, "val": self.val, "test": self.test}
         return {name: len(part.labels) for name, part in parts.items()}
-
-
-def _identity(images: np.ndarray) -> np.ndarray:
-    return images
 
 
 def resize(images: np.ndarray, size: int = SIZE) -> np.ndarray:
@@ -54,21 +54,23 @@ def resize(images: np.ndarray, size: int = SIZE) -> np.ndarray:
     torchvision does it for the published zoos."""
     from PIL import Image
 
+    if images.shape[1:3] == (size, size):
+        return images
     planes = images[..., 0] if images.shape[-1] == 1 else images
     resized = [Image.fromarray(x).resize((size, size), Image.Resampling.BILINEAR) for x in planes]
     return np.stack([np.asarray(x) for x in resized]).reshape(len(images), size, size, -1)
 
 
-def grey_crop(images: np.ndarray) -> np.ndarray:
-    """ITU-R 601 luma (Pillow's), then the central 28x28 pixels.
-
-    uint8[N, H, W, 3] -> uint8[N, 28, 28, 1].
-    """
+def grey_crop(images: np.ndarray, size: int = SIZE) -> np.ndarray:
+    """ITU-R 601 luma (Pillow's), then the central pixels, or all of them resized if there are too
+    few: uint8[N, H, W, 3] -> uint8[N, size, size, 1]."""
     from PIL import Image
 
     luma = np.stack([np.asarray(Image.fromarray(image).convert("L")) for image in images])
-    top, left = ((side - SIZE) // 2 for side in luma.shape[1:])
-    return luma[:, top : top + SIZE, left : left + SIZE, None]
+    if size > min(luma.shape[1:]):
+        return resize(luma[..., None], size)
+    top, left = ((side - size) // 2 for side in luma.shape[1:])
+    return luma[:, top : top + size, left : left + size, None]
 
 
 @dataclass(frozen=True)
@@ -78,7 +80,8 @@ class DatasetInfo:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     raw_shape: tuple[int, int, int] = (28, 28, 1)
-    transform: Callable[[np.ndarray], np.ndarray] = _identity
+    classes: int = 10
+    transform: Callable[[np.ndarray, int], np.ndarray] = resize  # to a size
     # the original files: folders below data_dir in which they are looked for, first to last
     folders: tuple[str, ...] = ()
     train_files: tuple[str, ...] = ()
@@ -138,7 +141,6 @@ DATASETS = {
         mean=(0.5,) * 3,
         std=(0.5,) * 3,
         raw_shape=(32, 32, 3),
-        transform=resize,
         folders=("cifar10/cifar-10-batches-bin", "cifar-10-batches-bin", "cifar10", ""),
         train_files=tuple(f"data_batch_{i}.bin" for i in range(1, 6)),
         test_files=("test_batch.bin",),
@@ -151,7 +153,6 @@ DATASETS = {
         mean=(0.5,) * 3,
         std=(0.5,) * 3,
         raw_shape=(96, 96, 3),
-        transform=resize,
         folders=("stl10/stl10_binary", "stl10_binary", "stl10", ""),
         train_files=("train_X.bin", "train_y.bin"),
         test_files=("test_X.bin", "test_y.bin"),
@@ -171,13 +172,20 @@ def dataset_info(name: str) -> DatasetInfo:
 
 
 def load_images(
-    name: str, data_dir: str | Path, *, seed: int, num_train: int = 0, num_val: int
+    name: str,
+    data_dir: str | Path,
+    *,
+    seed: int,
+    num_train: int = 0,
+    num_val: int,
+    size: int = SIZE,
 ) -> ImageData:
     """Load a data set and draw its validation split.
 
     `seed` permutes the official training images; the first `num_val` are for validation
     and the next `num_train` (0: all the rest) for training, so that a larger `num_train`
-    adds images to a smaller one. The official test split stays as it is.
+    adds images to a smaller one. The official test split stays as it is. All are brought to
+    `size` x `size` pixels.
 
     Raises HyperJaxError if the data set is unknown, absent or damaged, or has fewer images
     than are asked for.
@@ -188,9 +196,10 @@ def load_images(
     """
     info = dataset_info(name)
     if name == "digits":
-        train, test, source = *load_digits(), "scikit-learn"
+        (train, test), source = load_digits(), "scikit-learn"
+        train, test = ((resize(images, size), labels) for images, labels in (train, test))
     else:
-        train, test, source = _load_files(name, info, Path(os.path.expanduser(data_dir)))
+        train, test, source = _load_files(name, info, Path(os.path.expanduser(data_dir)), size)
     order = np.random.default_rng(seed).permutation(len(train[0]))
     left = len(order) - num_val
     if num_val < 0 or left < 1:
@@ -246,13 +255,15 @@ def load_digits() -> tuple[image_files.Raw, image_files.Raw]:
 
 
 def _load_files(
-    name: str, info: DatasetInfo, data_dir: Path
+    name: str, info: DatasetInfo, data_dir: Path, size: int
 ) -> tuple[image_files.Raw, image_files.Raw, str]:
     """Training split, test split and source, from original or from prepared files."""
     paths = _find_original(info, data_dir)
     if paths is not None:
         cut = len(info.train_files)
-        train, test = (_finish(info, info.reader(p), p[0]) for p in (paths[:cut], paths[cut:]))
+        train, test = (
+            _finish(info, info.reader(p), p[0], size) for p in (paths[:cut], paths[cut:])
+        )
         first = tuple(train[1][:10].tolist())
         for other in DATASETS:
             if other != name and first == DATASETS[other].first_labels:
@@ -263,19 +274,20 @@ def _load_files(
     if folder is None:
         raise _missing(name, info, data_dir)
     train, test = (
-        _finish(info, image_files.read_prepared_split(folder, s), folder) for s in ("train", "test")
+        _finish(info, image_files.read_prepared_split(folder, s), folder, size)
+        for s in ("train", "test")
     )
     return train, test, f"tfds {folder.name}"
 
 
-def _finish(info: DatasetInfo, raw: image_files.Raw, path: Path) -> image_files.Raw:
-    """Bring raw images to 28x28."""
+def _finish(info: DatasetInfo, raw: image_files.Raw, path: Path, size: int) -> image_files.Raw:
+    """Bring raw images to their size."""
     images, labels = raw
     if images.shape[1:] != info.raw_shape:
         raise HyperJaxError(
             f"{path}: images of shape {images.shape[1:]}, expected {info.raw_shape}"
         )
-    parts = [info.transform(images[i : i + _CHUNK]) for i in range(0, len(images), _CHUNK)]
+    parts = [info.transform(images[i : i + _CHUNK], size) for i in range(0, len(images), _CHUNK)]
     return np.concatenate(parts), labels
 
 

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from hyperjax import symmetry
+from hyperjax import symmetry, weights
 from hyperjax.config import DenoiserConfig, GraphConfig
 from hyperjax.diffusion import wiener as wieners
 from hyperjax.diffusion.wiener import Wiener
@@ -101,14 +101,18 @@ def residual(
 
 def bias_signs(spec: WeightSpec, vectors: Array) -> Array:
     """±1 for each weight float32[B, D]: the sign change that makes the biases of all neurons whose
-    sign is a symmetry positive. A frame of the group (Puny et al., "Frame Averaging", 2022): what
-    is computed in it commutes with the signs."""
-    scales = []
-    for layer, part, signed in zip(
-        spec.layers[:-1], spec.slices, symmetry.sign_symmetric(spec), strict=False
-    ):
-        bias = vectors[:, part][:, layer.num_weights :]
-        scales.append(jnp.where(bias < 0, -1.0, 1.0) if signed else jnp.ones_like(bias))
+    sign is a symmetry positive, or the sums of their incoming weights where they have no bias. A
+    frame of the group (Puny et al., "Frame Averaging", 2022): what is computed in it commutes with
+    the signs."""
+    scales, before = [], jnp.ones((len(vectors), 1))
+    parts = zip(spec.layers, spec.slices, symmetry.input_blocks(spec), strict=True)
+    for (layer, part, blocks), signed in zip(parts, symmetry.sign_symmetric(spec), strict=False):
+        kernel, value = weights.split_layer(layer, vectors[:, part])
+        if not layer.bias:
+            kernel = kernel.reshape(len(vectors), layer.num_neurons, *blocks)
+            value = (kernel.sum(axis=3) * before[:, None]).sum(axis=2)
+        before = jnp.where(value < 0, -1.0, 1.0) if signed else jnp.ones_like(value)
+        scales.append(before)
     identity = symmetry.identity(spec).permutations
     permutations = [jnp.broadcast_to(p, s.shape) for p, s in zip(identity, scales, strict=True)]
     transform = symmetry.Transform(tuple(permutations), tuple(scales))

@@ -80,11 +80,11 @@ def fit_orbits(spec: WeightSpec, vectors: Array) -> Wiener:
         zip(tokens, blocks, signs, strict=True)
     ):
         token, hidden = np.asarray(token, np.float64), number < len(tokens) - 1
-        kernel = token[..., :-1].reshape(*token.shape[:2], inputs, block)
+        kernel = token[..., : inputs * block].reshape(*token.shape[:2], inputs, block)
         of_layer = []
         for values, axes, free in (
             (kernel, (0, *([1] if hidden else []), 2), signed or signed_input),
-            (token[..., -1:], (0, *([1] if hidden else [])), signed),
+            (token[..., inputs * block :], (0, *([1] if hidden else [])), signed),
         ):
             mean = values.mean(axes, keepdims=True) * (not free)
             spread = ((values - mean) ** 2).mean(axes, keepdims=True)

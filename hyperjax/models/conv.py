@@ -33,66 +33,123 @@ def default_form(backend: str) -> str:
     return "tiles" if backend == "cpu" else "patches"
 
 
-def conv2d(inputs_CxHxWxN: Array, kernel_HxWxCxO: Array, *, form: str) -> Array:
-    """Valid convolution (cross-correlation), stride 1: [C, H, W, N] -> [O, H', W', N]."""
-    if form in ("patches", "tiles"):
-        return _patches_conv(inputs_CxHxWxN, kernel_HxWxCxO)
+def conv2d(
+    inputs_CxHxWxN: Array,
+    kernel_HxWxCxO: Array,
+    *,
+    form: str,
+    stride: int = 1,
+    padding: int = 0,
+) -> Array:
+    """Convolution (cross-correlation) with zeros around the input: [C, H, W, N] -> [O, H', W', N].
+
+    With a stride, patches are those of the input's positions within strides, as channels: more
+    multiplications by zeros, but no strided slices, which are slow.
+    """
     if form == "xla":
         return lax.conv_general_dilated(
             inputs_CxHxWxN,
             kernel_HxWxCxO,
-            window_strides=(1, 1),
-            padding="VALID",
+            window_strides=(stride, stride),
+            padding=[(padding, padding)] * 2,
             dimension_numbers=("CHWN", "HWIO", "CHWN"),
         )
-    raise unknown("form of convolution", form, FORMS)
+    if form not in FORMS:
+        raise unknown("form of convolution", form, FORMS)
+    x, kernel = _padded(inputs_CxHxWxN, padding), kernel_HxWxCxO
+    if stride > 1:
+        x, kernel = _without_stride(x, kernel, stride)
+    return _patches_conv(x, kernel)
 
 
-def conv2d_pool(inputs_CxHxWxN: Array, kernel_HxWxCxO: Array, *, form: str) -> Array:
+def conv2d_pool(
+    inputs_CxHxWxN: Array, kernel_HxWxCxO: Array, *, form: str, stride: int = 1, padding: int = 0
+) -> Array:
     """`conv2d`, then 2 x 2 max-pooling: [C, H, W, N] -> [O, H' / 2, W' / 2, N]."""
     _, h, w, _ = inputs_CxHxWxN.shape
     kh, kw, _, _ = kernel_HxWxCxO.shape
-    if form == "tiles" and not (h % 2 or w % 2) and kh % 2 and kw % 2:
-        return max_of_four(_tiles_conv(inputs_CxHxWxN, kernel_HxWxCxO))
-    return max_pool(conv2d(inputs_CxHxWxN, kernel_HxWxCxO, form=form))
+    if form == "tiles" and stride == 1 and not (h % 2 or w % 2) and kh % 2 and kw % 2:
+        return max_of(_tiles_conv(_padded(inputs_CxHxWxN, padding), kernel_HxWxCxO))
+    out = conv2d(inputs_CxHxWxN, kernel_HxWxCxO, form=form, stride=stride, padding=padding)
+    return pool(out, "max", 2)
 
 
-def max_pool(inputs_CxHxWxN: Array) -> Array:
-    """2 x 2 max-pooling, stride 2. Halves H and W, which must be even."""
-    x = inputs_CxHxWxN
-    return max_of_four(jnp.stack([x[:, i::2, j::2] for i in (0, 1) for j in (0, 1)]))
+def pool(inputs_CxHxWxN: Array, kind: str, window: int) -> Array:
+    """Maxima or means of windows side by side, [C, H, W, N] -> [C, H / window, W / window, N].
+
+    What is left over at the lower and right rim is dropped. Window 0: of all positions.
+    """
+    c, h, w, n = inputs_CxHxWxN.shape
+    down, across = (window, window) if window else (h, w)
+    rows, columns = h // down, w // across
+    x = inputs_CxHxWxN[:, : rows * down, : columns * across]
+    if kind == "mean":
+        return x.reshape(c, rows, down, columns, across, n).mean((2, 4))
+    parts = [x[:, i::down, j::across] for i in range(down) for j in range(across)]
+    return max_of(jnp.stack(parts))
 
 
 @jax.custom_vjp
-def max_of_four(x_4xCxHxWxN: Array) -> Array:
+def max_of(x_KxCxHxWxN: Array) -> Array:
     """Maximum over the leading axis. As in PyTorch, the gradient goes to the first maximum."""
-    x = x_4xCxHxWxN
-    return jnp.maximum(jnp.maximum(x[0], x[1]), jnp.maximum(x[2], x[3]))
+    return _winner(x_KxCxHxWxN)[0]
 
 
-def _max_of_four_fwd(x):
-    upper, lower = jnp.maximum(x[0], x[1]), jnp.maximum(x[2], x[3])
-    right = (x[1] > x[0]).astype(jnp.int8), 2 + (x[3] > x[2]).astype(jnp.int8)
-    # One byte per output is all that the backward pass reads.
-    return jnp.maximum(upper, lower), jnp.where(lower > upper, right[1], right[0])
+def _winner(x_KxCxHxWxN: Array) -> tuple[Array, Array]:
+    """Maxima, and the first that is one: a byte or two per output, all that backward reads."""
+    dtype = jnp.int8 if len(x_KxCxHxWxN) < 128 else jnp.int16
+    found = [(x, jnp.full(x.shape, i, dtype)) for i, x in enumerate(x_KxCxHxWxN)]
+    while len(found) > 1:
+        pairs = zip(found[::2], found[1::2], strict=False)
+        merged = [
+            (jnp.maximum(a, b), jnp.where(b > a, second, first))
+            for (a, first), (b, second) in pairs
+        ]
+        found = merged + found[len(found) // 2 * 2 :]
+    return found[0]
 
 
-def _max_of_four_bwd(winner_CxHxWxN, grad_CxHxWxN):
-    position = jnp.arange(4, dtype=jnp.int8)[:, None, None, None, None]
-    return (jnp.where(winner_CxHxWxN[None] == position, grad_CxHxWxN[None], 0),)
+def _max_of_fwd(x):
+    largest, winner = _winner(x)
+    return largest, (winner, jnp.arange(len(x), dtype=winner.dtype))
 
 
-max_of_four.defvjp(_max_of_four_fwd, _max_of_four_bwd)
+def _max_of_bwd(residuals, grad_CxHxWxN):
+    winner, positions = residuals
+    chosen = winner[None] == positions[:, None, None, None, None]
+    return (jnp.where(chosen, grad_CxHxWxN[None], 0),)
+
+
+max_of.defvjp(_max_of_fwd, _max_of_bwd)
+
+
+def _padded(x_CxHxWxN: Array, padding: int) -> Array:
+    return jnp.pad(x_CxHxWxN, ((0, 0), *[(padding, padding)] * 2, (0, 0)))
+
+
+def _without_stride(x_CxHxWxN: Array, kernel_HxWxCxO: Array, stride: int) -> tuple[Array, Array]:
+    """Inputs and kernel of a convolution without stride that computes the same: positions within
+    a stride become channels."""
+    (_, *sizes, _), (*kernels, c, o) = x_CxHxWxN.shape, kernel_HxWxCxO.shape
+    whole = [-(-k // stride) for k in kernels]  # of the kernel, in strides
+    outputs = [(size - k) // stride + 1 for size, k in zip(sizes, kernels, strict=True)]
+    needed = [stride * (out + k - 1) for out, k in zip(outputs, whole, strict=True)]
+    rims = [(0, stride * a - k) for a, k in zip(whole, kernels, strict=True)]
+    kernel = jnp.pad(kernel_HxWxCxO, (*rims, (0, 0), (0, 0)))
+    kernel = kernel.reshape(whole[0], stride, whole[1], stride, c, o).transpose(0, 2, 1, 3, 4, 5)
+    rims = [(0, max(n - size, 0)) for n, size in zip(needed, sizes, strict=True)]
+    x = jnp.pad(x_CxHxWxN, ((0, 0), *rims, (0, 0)))[:, : needed[0], : needed[1]]
+    return _space_to_depth(x, stride), kernel.reshape(*whole, stride * stride * c, o)
 
 
 # --- tiles ------------------------------------------------------------------------------
 
 
-def _space_to_depth(x_CxHxWxN: Array) -> Array:
-    """[C, H, W, N] -> [4 C, H / 2, W / 2, N], the position within 2 x 2 first."""
+def _space_to_depth(x_CxHxWxN: Array, size: int = 2) -> Array:
+    """[C, H, W, N] -> [4 C, H / 2, W / 2, N], the position within 2 x 2 (or `size`) first."""
     c, h, w, n = x_CxHxWxN.shape
-    split = x_CxHxWxN.reshape(c, h // 2, 2, w // 2, 2, n)
-    return split.transpose(2, 4, 0, 1, 3, 5).reshape(4 * c, h // 2, w // 2, n)
+    split = x_CxHxWxN.reshape(c, h // size, size, w // size, size, n)
+    return split.transpose(2, 4, 0, 1, 3, 5).reshape(size * size * c, h // size, w // size, n)
 
 
 def _tile_matrix(kernel_HxWxCxO: Array) -> Array:

@@ -118,15 +118,18 @@ class Embed(nn.Module):
         tokens = weights.tokenize(self.spec, vectors_BxVxD)
         blocks = symmetry.input_blocks(self.spec)
         for layer, token, (inputs, block) in zip(self.spec.layers, tokens, blocks, strict=True):
-            kernel = token[..., :-1].reshape(batch, count, -1, inputs, block)
+            kernel = token[..., : inputs * block].reshape(batch, count, -1, inputs, block)
             kernel = kernel.transpose(0, 2, 3, 1, 4).reshape(batch, -1, inputs, count * block)
             edge = _dense(c.edge_dim, dtype, f"edge_{layer.name}")(kernel)
             if not c.equivariant:
                 position = positions(f"position_{layer.name}", shape=edge.shape[1:])
                 edge += position[None]
             edges.append(edge)
-            bias = token[..., -1].transpose(0, 2, 1)
-            nodes.append(_dense(c.node_dim, dtype, f"node_{layer.name}")(bias))
+            node = jnp.zeros((batch, layer.num_neurons, c.node_dim))
+            if layer.bias:
+                bias = token[..., -1].transpose(0, 2, 1)
+                node = _dense(c.node_dim, dtype, f"node_{layer.name}")(bias)
+            nodes.append(node)
         nodes = jnp.concatenate(nodes, axis=1)
         known = np.arange(nodes.shape[1])
         if c.equivariant:
@@ -197,12 +200,13 @@ class Readout(nn.Module):
         norm_edges = nn.LayerNorm(name="norm_edges")
         nodes, tokens = nn.LayerNorm(name="norm_nodes")(graph.nodes), []
         blocks = symmetry.input_blocks(self.spec)
-        parts = zip(self.spec.layers, graph.edges, blocks, _places(self.spec), strict=True)
-        for layer, edges, (_, block), (ends, _) in parts:
+        layers = zip(self.spec.layers, graph.edges, blocks, _places(self.spec), strict=True)
+        for layer, edges, (_, block), (ends, _) in layers:
             kernel = _dense(block, dtype, f"edge_{layer.name}", zeros)(norm_edges(edges))
-            bias = _dense(1, dtype, f"node_{layer.name}", zeros)(nodes[:, ends])
-            incoming = kernel.reshape(*bias.shape[:2], -1)
-            tokens.append(jnp.concatenate([incoming, bias], axis=-1))
+            parts = [kernel.reshape(len(nodes), layer.num_neurons, -1)]
+            if layer.bias:
+                parts.append(_dense(1, dtype, f"node_{layer.name}", zeros)(nodes[:, ends]))
+            tokens.append(jnp.concatenate(parts, axis=-1))
         return weights.detokenize(self.spec, tokens)
 
 

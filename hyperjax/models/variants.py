@@ -47,8 +47,9 @@ from jax import lax
 
 from hyperjax import weights
 from hyperjax.errors import HyperJaxError, unknown
-from hyperjax.models import cnn
-from hyperjax.models.cnn import NUM_CLASSES, Conv, Dense, activation_fn, zoo_cnn_spec
+from hyperjax.models import initialise
+from hyperjax.models.architectures import NUM_CLASSES, zoo_cnn_spec
+from hyperjax.models.sequential import Layer, activation_fn, columns
 from hyperjax.types import Array, Key
 from hyperjax.weights import LayerSpec, WeightSpec
 
@@ -68,7 +69,7 @@ def four_conv_spec(in_channels: int, activation: str = "tanh") -> WeightSpec:
     zoo's is, as in the published code."""
     del activation
     layers = (
-        LayerSpec("conv1", "conv", (8, in_channels, 5, 5), pooled=True),
+        LayerSpec("conv1", "conv", (8, in_channels, 5, 5), pool="max"),
         LayerSpec("conv2", "conv", (4, 8, 5, 5), bias=False),
         LayerSpec("conv3", "conv", (6, 4, 4, 4), bias=False),
         LayerSpec("conv4", "conv", (4, 6, 3, 3), bias=False),
@@ -83,8 +84,9 @@ def init_vector(spec: WeightSpec, name: str, key: Key) -> Array:
     convolutions by kaiming_uniform; every bias is 0.01."""
     key_main, key_skips = jax.random.split(key)
     is_skip = np.isin(spec.names, SKIPS)[weights.layer_ids(spec)]
-    main = cnn.init_vector(spec, name, key_main)
-    return jnp.where(is_skip, cnn.init_vector(spec, "kaiming_uniform", key_skips), main)
+    main = initialise.init_vector(spec, name, key_main)
+    skips = initialise.init_vector(spec, "kaiming_uniform", key_skips)
+    return jnp.where(is_skip, skips, main)
 
 
 def window_max(x_CxHxWxN: Array, size: int, stride: int) -> Array:
@@ -108,46 +110,50 @@ def window_max(x_CxHxWxN: Array, size: int, stride: int) -> Array:
 
 
 class ResSkipCNN(nn.Module):
-    """float32[N, 28, 28, C] -> logits float32[N, 10], as `ZooCNN`."""
+    """float32[N, 28, 28, C] -> logits float32[N, 10], as `Sequential`."""
 
-    activation: str = "tanh"
+    spec: WeightSpec
     conv_form: str = "patches"
 
     @nn.compact
     def __call__(self, images_NxHxWxC: Array) -> Array:
-        act, form = activation_fn(self.activation), self.conv_form
-        x = images_NxHxWxC.transpose(3, 1, 2, 0)
-        skip = Conv(8, 1, form, name="skip1")(window_max(x, 5, 2))
-        x = act(Conv(8, 5, form, pool=True, name="conv1")(x)) + skip
-        skip = Conv(6, 1, form, name="skip2")(window_max(x, 5, 2))
-        x = act(Conv(6, 5, form, pool=True, name="conv2")(x)) + skip
-        skip = Conv(4, 1, form, name="skip3")(window_max(x, 2, 1))
-        x = act(Conv(4, 2, form, name="conv3")(x)) + skip
-        x = x.reshape(-1, x.shape[-1])
-        x = act(Dense(20, name="fc1")(x))
-        return Dense(NUM_CLASSES, name="fc2")(x).T
+        act, layer, x = *_tools(self), columns(images_NxHxWxC)
+        skip = layer["skip1"](window_max(x, 5, 2))
+        x = act(layer["conv1"](x)) + skip
+        skip = layer["skip2"](window_max(x, 5, 2))
+        x = act(layer["conv2"](x)) + skip
+        skip = layer["skip3"](window_max(x, 2, 1))
+        x = act(layer["conv3"](x)) + skip
+        x = act(layer["fc1"](x))
+        return layer["fc2"](x).T
 
 
 class FourConvCNN(nn.Module):
-    """float32[N, 28, 28, C] -> logits float32[N, 10], as `ZooCNN`."""
+    """float32[N, 28, 28, C] -> logits float32[N, 10], as `Sequential`."""
 
-    activation: str = "tanh"
+    spec: WeightSpec
     conv_form: str = "patches"
     identity_skip: bool = False
 
     @nn.compact
     def __call__(self, images_NxHxWxC: Array) -> Array:
-        act, conv = activation_fn(self.activation), functools.partial(Conv, form=self.conv_form)
-        x = images_NxHxWxC.transpose(3, 1, 2, 0)
-        x = act(conv(8, 5, pool=True, name="conv1")(x))
-        early = x = act(conv(4, 5, use_bias=False, name="conv2")(x))
-        x = act(conv(6, 4, use_bias=False, name="conv3")(x))
-        x = act(conv(4, 3, use_bias=False, name="conv4")(x))
+        act, layer, x = *_tools(self), columns(images_NxHxWxC)
+        x = act(layer["conv1"](x))
+        early = x = act(layer["conv2"](x))
+        x = act(layer["conv3"](x))
+        x = act(layer["conv4"](x))
         if self.identity_skip:
             x = x + early[:, 1:-1:2, 1:-1:2]  # 8 x 8 without its rim, every second: 3 x 3
-        x = x.reshape(-1, x.shape[-1])
-        x = act(Dense(18, name="fc1")(x))
-        return Dense(NUM_CLASSES, name="fc2")(x).T
+        x = act(layer["fc1"](x))
+        return layer["fc2"](x).T
+
+
+def _tools(module: nn.Module):
+    """The activation and the layers of a module, by name."""
+    layers = {
+        layer.name: Layer(layer, module.conv_form, name=layer.name) for layer in module.spec.layers
+    }
+    return activation_fn(module.spec.activation), layers
 
 
 class FourConvSkipCNN(FourConvCNN):
@@ -158,8 +164,8 @@ class FourConvSkipCNN(FourConvCNN):
 
 @dataclasses.dataclass(frozen=True)
 class Variant:
-    """An architecture: its name in the paper, its module, and its layout from the number of
-    input channels and the zoo's activation."""
+    """An architecture: its name in the paper, its module (of a spec and a form of convolutions),
+    and its layout from the number of input channels and the zoo's activation."""
 
     title: str
     model: type[nn.Module]

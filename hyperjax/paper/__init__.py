@@ -32,6 +32,7 @@ NEED_TARGETS = ("tab2", "tab3")  # experiments that are about another data set
 NEED_VAE = ("vae",)
 HOURS = ("scaling",)  # only if asked for
 NEED_DENOISER = ("denoiser",)
+NEED_CNN = ("tab4",)  # which hands the weights of the paper's network on to others
 
 
 def load(name: str) -> ModuleType:

@@ -25,8 +25,9 @@ from jax.sharding import PartitionSpec as P
 from hyperjax import distributed, weights
 from hyperjax.config import TrainingConfig
 from hyperjax.errors import HyperJaxError, unknown
-from hyperjax.models.cnn import ZooCNN, init_vector
 from hyperjax.models.conv import FORMS, default_form
+from hyperjax.models.initialise import init_vector
+from hyperjax.models.sequential import Sequential
 from hyperjax.types import Array, Images, Key
 from hyperjax.weights import WeightSpec
 
@@ -61,7 +62,7 @@ class Evaluation(NamedTuple):
 class Engine:
     """How a population is computed. Hashable, hence static under `jit`."""
 
-    model: Any  # linen module of images float32[N, 28, 28, C] -> logits float32[N, 10]
+    model: Any  # linen module of images float32[N, H, W, C] -> logits float32[N, classes]
     spec: WeightSpec
     initializer: str
     draw: Callable[[WeightSpec, str, Key], Array]  # initial weights of one member, float32[D]
@@ -80,14 +81,14 @@ def make_engine(
     conv: str = "auto",
     mapping: str = "auto",
     devices: Any = None,
-    model: Callable[..., Any] = ZooCNN,
+    model: Callable[[WeightSpec, str], Any] = Sequential,
     draw: Callable[[WeightSpec, str, Key], Array] = init_vector,
 ) -> Engine:
     """Engine for networks of `spec`, on all devices of all processes unless some are given.
 
-    They are zoo CNNs, or what `model(activation=..., conv_form=...)` makes (a linen module that
-    takes the parameters of `spec`), initialised by `draw(spec, init, key)`, a function of a
-    module: an engine is static under `jit`, and equal functions must be the same one.
+    They are what `model(spec, form of convolution)` makes (a linen module that takes the parameters
+    of `spec`), initialised by `draw(spec, init, key)`, a function of a module: an engine is static
+    under `jit`, and equal functions must be the same one.
     """
     devices = jax.devices() if devices is None else devices
     on_cpu = devices[0].platform == "cpu"
@@ -99,7 +100,7 @@ def make_engine(
     if form not in FORMS:
         raise unknown("form of convolution", form, ("auto", *FORMS))
     return Engine(
-        model=model(activation=spec.activation, conv_form=form),
+        model=model(spec, form),
         spec=spec,
         initializer=init,
         draw=draw,
@@ -135,7 +136,7 @@ def optimizer(name: str, learning_rate: Array, weight_decay: Array) -> optax.Gra
 
 
 def normalize(images: Images, index: Array) -> Array:
-    """Gather and normalise: uint8 pixels -> float32[len(index), 28, 28, C]."""
+    """Gather and normalise: uint8 pixels -> float32[len(index), H, W, C]."""
     scale, shift = 1 / (255 * images.std), -images.mean / images.std
     return images.pixels[index] * scale[None, None, None] + shift[None, None, None]
 
@@ -156,7 +157,7 @@ def start_member(engine: Engine, vector: Array, member: Hyper) -> Members:
 
 
 def outputs_member(engine: Engine, vector: Array, images: Images, index: Array) -> Array:
-    """Logits float32[n, 10] of the network `vector` on chosen images."""
+    """Logits float32[n, classes] of the network `vector` on chosen images."""
     params = weights.unflatten(engine.spec, vector)
     return engine.model.apply({"params": params}, normalize(images, index))
 
@@ -234,7 +235,7 @@ def evaluate_member(engine: Engine, vector: Array, images: Images) -> Evaluation
 
 
 def logits_member(engine: Engine, vector: Array, images: Images) -> Array:
-    """Logits float32[N, 10] on all images, in batches that fit the cache."""
+    """Logits float32[N, classes] on all images, in batches that fit the cache."""
     count = len(images.labels)
     batch = min(engine.micro_batch, count)
     index = jnp.minimum(jnp.arange(-(-count // batch) * batch), count - 1).reshape(-1, batch)
@@ -303,7 +304,7 @@ def evaluate(engine: Engine, vectors: Array, images: Images) -> Evaluation:
 
 @functools.partial(jax.jit, static_argnames="engine")
 def logits(engine: Engine, vectors: Array, images: Images) -> Array:
-    """Outputs float32[M, N, 10] of flat vectors float32[M, D] on `images`."""
+    """Outputs float32[M, N, classes] of flat vectors float32[M, D] on `images`."""
 
     def one(vector, images):
         return logits_member(engine, vector, images)

@@ -11,7 +11,8 @@ import numpy as np
 
 from hyperjax import cost, distributed, weights
 from hyperjax.errors import HyperJaxError
-from hyperjax.models.cnn import ZooCNN, init_vector, zoo_cnn_spec
+from hyperjax.models.initialise import init_vector
+from hyperjax.models.sequential import Sequential, output_sizes
 from hyperjax.population import engine as engines
 from hyperjax.population.engine import Engine, Evaluation
 from hyperjax.types import Array, Images, Key
@@ -86,7 +87,7 @@ def tested(task: Task, models: Zoo) -> Zoo:
 
 
 def logits(task: Task, vectors: Array, images: Images) -> np.ndarray:
-    """Outputs float32[M, N, 10] of networks float32[M, D] on N images."""
+    """Outputs float32[M, N, classes] of networks float32[M, D] on N images."""
     return _in_parts(engines.logits, task, vectors, images)
 
 
@@ -118,8 +119,9 @@ class Network(NamedTuple):
     Attributes:
       init: `init(key, name="torch_default") -> float32[D]`, initial weights by the name of an
         initialisation (`ZooConfig.init`).
-      apply: `apply(vector float32[D], images) -> logits float32[N, 10]`. `Images` are normalised
-        by their mean and standard deviation, an array float32[N, 28, 28, C] is taken as it is.
+      apply: `apply(vector float32[D], images) -> logits float32[N, classes]`. `Images` are
+        normalised by their mean and standard deviation, an array float32[N, H, W, C] is taken as it
+        is.
     """
 
     init: Callable[..., Array]
@@ -129,25 +131,15 @@ class Network(NamedTuple):
 def network(spec: WeightSpec) -> Network:
     """The network that a spec lays out.
 
-    Raises HyperJaxError if it is none of the zoo's CNNs; `apply` does so for images that the
-    network does not take.
+    Raises HyperJaxError if it is no sequence of layers; `apply` does so for images that the network
+    does not take.
 
     >>> net = hj.network(zoo.spec)
     >>> net.apply(zoo.weights[0, -1], images.test).shape
     (450, 10)
     """
-    check_known(spec)
+    output_sizes(spec)
     return Network(functools.partial(_init, spec), functools.partial(_apply, spec))
-
-
-def check_known(spec: WeightSpec) -> None:
-    """Raises HyperJaxError if a spec is none of the zoo's CNNs."""
-    channels = spec.layers[0].shape[1]
-    if spec != zoo_cnn_spec(channels, spec.activation):
-        raise HyperJaxError(
-            f"no network is known for the layers {', '.join(spec.names)} with "
-            f"{spec.num_params} weights; there is the zoo's CNN"
-        )
 
 
 def _init(spec: WeightSpec, key: Key, name: str = "torch_default") -> Array:
@@ -165,8 +157,10 @@ def _apply(spec: WeightSpec, vector: Array, images: Images | Array) -> Array:
         )
     else:
         x = images
-    expected = (28, 28, spec.layers[0].shape[1])
+    expected = (*spec.image_size, spec.channels)
     if x.ndim != 4 or x.shape[1:] != expected:
-        raise HyperJaxError(f"images of shape {x.shape}; expected [N, 28, 28, {expected[-1]}]")
+        raise HyperJaxError(
+            f"images of shape {x.shape}; expected [N, {', '.join(map(str, expected))}]"
+        )
     params = weights.unflatten(spec, jnp.asarray(vector))
-    return ZooCNN(spec.activation).apply({"params": params}, jnp.asarray(x, jnp.float32))
+    return Sequential(spec).apply({"params": params}, jnp.asarray(x, jnp.float32))

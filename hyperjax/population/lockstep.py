@@ -9,10 +9,10 @@ import numpy as np
 from hyperjax import distributed
 from hyperjax.config import TrainingConfig, ZooConfig
 from hyperjax.errors import HyperJaxError
-from hyperjax.models.cnn import zoo_cnn_spec
+from hyperjax.models import architectures, sequential
 from hyperjax.population import engine as engines
 from hyperjax.population.engine import Engine, Hyper, Members
-from hyperjax.population.evaluation import Task, check_known, make_task, members_per_call
+from hyperjax.population.evaluation import Task, make_task, members_per_call
 from hyperjax.types import Array, Images, Key
 from hyperjax.weights import WeightSpec
 from hyperjax.zoo import Zoo
@@ -105,7 +105,7 @@ def train_zoo(images: Any, config: ZooConfig, key: Key) -> Zoo:
     >>> hj.train_zoo(images, small, jax.random.key(0)).weights.shape
     (3, 2, 2464)
     """
-    spec = zoo_cnn_spec(_train_images(images).pixels.shape[-1], config.activation)
+    spec = architecture_of(config, images)
     task = make_task(make_engine(config, spec), images)
     epochs = np.array(config.snapshots or range(config.epochs + 1), np.int32)
     recipe = Recipe(
@@ -142,14 +142,14 @@ def finetune(
     >>> tuned.weights.shape, sorted(tuned.metrics)[:2]
     ((4, 2, 2464), ['test_accuracy', 'test_loss'])
     """
-    channels = _train_images(images).pixels.shape[-1]
+    shape = np.shape(_train_images(images).pixels)[1:]
     if isinstance(weights, Zoo):
         weights, spec = np.asarray(weights.weights[:, -1]), weights.spec
     elif spec is None and isinstance(training, ZooConfig):
-        spec = zoo_cnn_spec(channels, training.activation)
+        spec = architecture_of(training, images)
     if spec is None:
         raise HyperJaxError("finetune: what networks are these? Give a Zoo, or their spec")
-    check_known(spec)
+    sequential.output_sizes(spec)
     kept = sorted({*(range(epochs + 1) if np.ndim(epochs) == 0 else epochs)})
     if not kept or kept[0] < 0:
         raise HyperJaxError(f"finetune: epochs = {epochs}; expected their number, or which to keep")
@@ -158,11 +158,11 @@ def finetune(
         weights.ndim != 2
         or not len(weights)
         or weights.shape[1] != spec.num_params
-        or spec.layers[0].shape[1] != channels
+        or (*spec.image_size, spec.channels) != shape
     ):
         raise HyperJaxError(
-            f"finetune: weights of shape {weights.shape} and images with {channels} channels; "
-            f"expected [M, {spec.num_params}] and {spec.layers[0].shape[1]} channels"
+            f"finetune: weights of shape {weights.shape} and images of shape {shape}; expected "
+            f"[M, {spec.num_params}] and {(*spec.image_size, spec.channels)}"
         )
     config = training if isinstance(training, ZooConfig) else ZooConfig(training=training)
     task = make_task(make_engine(config, spec), images)
@@ -171,8 +171,21 @@ def finetune(
     return _collect(task, recipe, config.training)
 
 
+def architecture_of(config: ZooConfig, images: Any) -> WeightSpec:
+    """The architecture of a zoo's members, for a data set or `Images`.
+
+    Raises HyperJaxError if it is not known, or does not take the images.
+    """
+    train = _train_images(images)
+    *size, channels = np.shape(train.pixels)[1:]
+    return architectures.architecture(
+        config.model, channels=channels, activation=config.activation, image_size=tuple(size),
+        classes=getattr(images, "classes", int(np.max(train.labels)) + 1), widths=config.widths,
+    )  # fmt: skip
+
+
 def make_engine(config: ZooConfig, spec: WeightSpec, **architecture: Any) -> Engine:
-    """Engine for zoo CNNs of `spec`, or another `model` and `draw` of its initial weights."""
+    """Engine for networks of `spec`, or another `model` and `draw` of its initial weights."""
     return engines.make_engine(
         spec, config.training, init=config.init, conv=config.conv, mapping=config.mapping,
         **architecture,

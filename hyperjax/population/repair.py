@@ -26,11 +26,11 @@ from jax import lax
 
 from hyperjax import weights
 from hyperjax.errors import HyperJaxError
-from hyperjax.models import conv
-from hyperjax.models.cnn import activation_fn
+from hyperjax.models import conv, sequential
+from hyperjax.models.sequential import activate, activation_fn, preactivation
 from hyperjax.population.engine import normalize
 from hyperjax.types import Array, Images, Key
-from hyperjax.weights import LayerSpec, WeightSpec
+from hyperjax.weights import WeightSpec
 
 MAX_MEMBERS = 400  # more do not change the means that a repair needs
 SCALES = (0.2, 5.0)  # a repair scales a neuron no further
@@ -50,8 +50,8 @@ class Moments(NamedTuple):
 class Repair(NamedTuple):
     """What neurons are to be like on some inputs. A pytree; one array a layer, logits included.
 
-    Pre-activations are taken after max-pooling where a layer is pooled, and over all inputs and
-    all positions of a channel.
+    Pre-activations are taken after pooling where it comes before the activation, and over all
+    inputs and all positions of a channel.
     """
 
     inputs: Array  # float32[n, H, W, C], normalised
@@ -122,69 +122,39 @@ def image_inputs(key: Key, images: Images, n: int = 512) -> Array:
 
 
 def check_repairable(spec: WeightSpec, shape: tuple[int, ...]) -> None:
-    """Raises HyperJaxError unless `spec` lays out a sequence of layers that takes inputs of `shape`
-    (n, H, W, C): valid convolutions, some pooled, then dense layers, all with biases."""
-    activation_fn(spec.activation)
-    if len(shape) != 4 or 0 in shape:
-        raise HyperJaxError(f"inputs of shape {shape}; expected [n, H, W, C], one or more")
-    _, *size, channels = shape
-    for layer in spec.layers:
-        size, problem = _output_size(layer, size, channels)
-        if problem:
-            raise HyperJaxError(
-                f"layer {layer.name!r} ({layer.kind} {layer.shape}) {problem}; moment repair runs "
-                f"sequences of valid convolutions and dense layers, here on inputs {shape[1:]}"
-            )
-        channels = layer.num_neurons
-
-
-def _output_size(layer: LayerSpec, size: list[int], channels: int) -> tuple[list[int], str]:
-    """Height and width of a layer's output, none if it is dense, and what is wrong with it."""
-    if not layer.bias:
-        return [], "has no biases"
-    if layer.kind == "dense":
-        inputs = channels * int(np.prod(size))
-        if layer.pooled:
-            return [], "is dense, and cannot be pooled"
-        return [], "" if layer.shape[1] == inputs else f"would get {inputs} inputs"
-    if not size:
-        return [], "is a convolution after a dense layer"
-    if layer.shape[1] != channels:
-        return [], f"would get {channels} channels"
-    size = [pixels - kernel + 1 for pixels, kernel in zip(size, layer.shape[2:], strict=True)]
-    if min(size) < 1 or (layer.pooled and any(pixels % 2 for pixels in size)):
-        return [], f"would have an output of {size[0]} x {size[1]} pixels"
-    return [pixels // 2 for pixels in size] if layer.pooled else size, ""
+    """Raises HyperJaxError unless `spec` lays out a sequence of layers, all with biases, that takes
+    inputs of `shape` (n, H, W, C)."""
+    expected = (*spec.image_size, spec.channels)
+    if len(shape) != 4 or 0 in shape or shape[1:] != expected:
+        raise HyperJaxError(
+            f"inputs of shape {shape}; expected [n, {', '.join(map(str, expected))}], one or more"
+        )
+    sequential.output_sizes(spec)
+    without = [layer.name for layer in spec.layers if not layer.bias]
+    if without:
+        raise HyperJaxError(
+            f"layers {', '.join(without)} have no biases, by which moment repair shifts neurons"
+        )
 
 
 def _columns(inputs: Array) -> Array:
-    """[n, H, W, C] -> [C, H, W, n], as `hyperjax.models.conv` wants it."""
-    return jnp.asarray(inputs, jnp.float32).transpose(3, 1, 2, 0)
-
-
-def _preactivation(layer: LayerSpec, params: Any, x: Array) -> Array:
-    """One layer of [C, H, W, n] or [features, n], up to its activation."""
-    kernel, bias = params["kernel"], params["bias"]
-    if layer.kind == "dense":
-        return kernel.T @ x.reshape(-1, x.shape[-1]) + bias[:, None]
-    convolve = conv.conv2d_pool if layer.pooled else conv.conv2d
-    out = convolve(x, kernel, form=conv.default_form(jax.default_backend()))
-    return out + bias[:, None, None, None]  # pooling and adding a constant commute
+    return sequential.columns(jnp.asarray(inputs, jnp.float32))
 
 
 def preactivations(spec: WeightSpec, vector: Array, inputs: Array) -> tuple[Array, ...]:
     """What each layer of the network `vector` float32[D] computes of inputs float32[n, H, W, C],
-    before its activation and after its pooling: float32[neurons, H', W', n], or [neurons, n] of a
-    dense layer. The last ones are the logits, transposed. Works under jit, vmap and grad.
+    before its activation, and after a pooling before that: float32[neurons, H', W', n], or
+    [neurons, n] of a dense layer. The last ones are the logits, transposed. Works under jit, vmap
+    and grad.
 
     Raises HyperJaxError for specs and shapes that do not fit (`check_repairable`).
     """
     check_repairable(spec, inputs.shape)
     act, params = activation_fn(spec.activation), weights.unflatten(spec, vector)
-    x, outputs = _columns(inputs), []
+    x, outputs, form = _columns(inputs), [], conv.default_form(jax.default_backend())
     for layer in spec.layers:
-        outputs.append(_preactivation(layer, params[layer.name], x))
-        x = act(outputs[-1])
+        outputs.append(preactivation(layer, params[layer.name], x, form))
+        x = activate(layer, act, outputs[-1])
     return tuple(outputs)
 
 
@@ -205,9 +175,9 @@ def repair_member(spec: WeightSpec, fitted: Repair, vector: Array) -> Array:
     """`repair` of one network float32[D]; pure, for use inside other compiled functions."""
     _check_fitted(spec, fitted)
     act, params = activation_fn(spec.activation), weights.unflatten(spec, vector)
-    x = _columns(fitted.inputs)
+    x, form = _columns(fitted.inputs), conv.default_form(jax.default_backend())
     for layer, target_mean, target_std in zip(spec.layers, fitted.means, fitted.stds, strict=True):
-        z = _preactivation(layer, params[layer.name], x)
+        z = preactivation(layer, params[layer.name], x, form)
         mean, variance = _moments(z)
         # "<=", so that NaN is not taken for a constant neuron, but stays NaN
         flat = variance <= jnp.square(_FLAT * mean)
@@ -219,7 +189,8 @@ def repair_member(spec: WeightSpec, fitted: Repair, vector: Array) -> Array:
         params[layer.name] = {"kernel": outputs * kernel, "bias": scale * bias + shift}
         # Pooling commutes with positive scales and with shifts: nothing is computed twice.
         rows = range(1, z.ndim)
-        x = act(jnp.expand_dims(scale, rows) * z + jnp.expand_dims(shift, rows))
+        z = jnp.expand_dims(scale, rows) * z + jnp.expand_dims(shift, rows)
+        x = activate(layer, act, z)
     return weights.flatten(spec, params)
 
 

@@ -50,7 +50,7 @@ class _Layer(NamedTuple):
     """One layer of N networks."""
 
     weights: np.ndarray  # [N, neurons, inputs, block], see symmetry.input_blocks
-    bias: np.ndarray  # [N, neurons]
+    bias: np.ndarray  # [N, neurons]; zeros where there is none
 
 
 def align(
@@ -317,7 +317,8 @@ def _layers(spec: WeightSpec, vectors: np.ndarray) -> list[_Layer]:
         spec.layers, spec.slices, symmetry.input_blocks(spec), strict=True
     ):
         weights, bias = split_layer(layer, vectors[..., part])
-        layers.append(_Layer(weights.reshape(*bias.shape, *blocks), bias))
+        weights = weights.reshape(len(vectors), layer.num_neurons, *blocks)
+        layers.append(_Layer(weights, bias if layer.bias else np.zeros(weights.shape[:2])))
     return layers
 
 

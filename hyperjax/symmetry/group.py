@@ -11,6 +11,7 @@ Everything here is pure JAX and works under `jit` and `vmap`, with `spec` static
 
 import functools
 import itertools
+import math
 from typing import NamedTuple
 
 import jax
@@ -18,7 +19,7 @@ import jax.numpy as jnp
 
 from hyperjax.errors import HyperJaxError
 from hyperjax.types import Array, Key
-from hyperjax.weights import WeightSpec, check_biases
+from hyperjax.weights import WeightSpec
 
 ODD = ("tanh",)  # f(-x) = -f(x)
 HOMOGENEOUS = ("relu", "leakyrelu")  # f(a x) = a f(x) for a > 0
@@ -42,13 +43,13 @@ def sign_symmetric(spec: WeightSpec) -> tuple[bool, ...]:
 
     Needs an odd activation and no max-pooling, because max(-x) is not -max(x).
     """
-    return tuple(spec.activation in ODD and not layer.pooled for layer in spec.layers[:-1])
+    return tuple(spec.activation in ODD and layer.pool != "max" for layer in spec.layers[:-1])
 
 
 def scale_symmetric(spec: WeightSpec) -> tuple[bool, ...]:
     """Per hidden layer: whether positive scaling leaves the function unchanged.
 
-    Max-pooling commutes with positive scales, so pooled layers count too.
+    Pooling commutes with positive scales, so pooled layers count too.
     """
     return tuple(spec.activation in HOMOGENEOUS for _ in spec.layers[:-1])
 
@@ -60,12 +61,11 @@ def input_blocks(spec: WeightSpec) -> tuple[tuple[int, int], ...]:
     weight (dense), or all positions of a channel (dense after a flattened convolution,
     channel-major: 36 columns are 4 blocks of 9 in the zoo CNN). The first layer has one block.
 
-    Raises HyperJaxError if a layer does not fit the one before, or has no biases.
+    Raises HyperJaxError if a layer does not fit the one before.
     """
-    check_biases(spec)
-    blocks = [(1, spec.layers[0].token_size - 1)]
+    blocks = [(1, math.prod(spec.layers[0].shape[1:]))]
     for before, layer in itertools.pairwise(spec.layers):
-        inputs, size = before.num_neurons, layer.token_size - 1
+        inputs, size = before.num_neurons, math.prod(layer.shape[1:])
         if layer.shape[1] % inputs or (layer.kind == "conv" and layer.shape[1] != inputs):
             raise HyperJaxError(
                 f"layer {layer.name!r} has {layer.shape[1]} inputs, which does not fit the "
@@ -165,9 +165,11 @@ def _gather(spec: WeightSpec, transform: Transform) -> tuple[Array, Array]:
     for layer, part, (inputs, block), target, factor in parts:
         positions = (target[:, None] * inputs + source[None])[:, :, None] * block
         positions = positions + jnp.arange(block, dtype=jnp.int32)[None, None]
-        biases = layer.num_params - layer.num_neurons + target
-        index += [part.start + positions.ravel(), part.start + biases]
         ratio = factor[:, None] / divisor[None]
-        scale += [jnp.repeat(ratio.ravel(), block), factor]
+        index.append(part.start + positions.ravel())
+        scale.append(jnp.repeat(ratio.ravel(), block))
+        if layer.bias:
+            index.append(part.start + layer.num_weights + target)
+            scale.append(factor)
         source, divisor = target, factor
     return jnp.concatenate(index), jnp.concatenate(scale)

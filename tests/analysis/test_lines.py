@@ -18,7 +18,7 @@ from hyperjax.config import (
 )
 from hyperjax.errors import HyperJaxError
 from hyperjax.hyperrep import HyperRep, losses
-from hyperjax.models.cnn import zoo_cnn_spec
+from hyperjax.models.architectures import zoo_cnn_spec
 from hyperjax.paper import fig3 as task
 from hyperjax.population import evaluation
 from hyperjax.report import plots

@@ -11,7 +11,7 @@ from hyperjax import symmetry
 from hyperjax.analysis import metrics, novelty
 from hyperjax.analysis.novelty import PLAIN, REPAIRED, Audit, Novelty
 from hyperjax.errors import HyperJaxError
-from hyperjax.models.cnn import zoo_cnn_spec
+from hyperjax.models.architectures import zoo_cnn_spec
 from hyperjax.paper.novelty_section import baseline_table
 from hyperjax.population import evaluation
 from hyperjax.symmetry import nearest

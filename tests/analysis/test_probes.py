@@ -8,7 +8,7 @@ from sklearn.metrics import r2_score
 
 from hyperjax.analysis import probes
 from hyperjax.analysis.probes import Parts
-from hyperjax.models.cnn import zoo_cnn_spec
+from hyperjax.models.architectures import zoo_cnn_spec
 from hyperjax.report import plots
 from hyperjax.weights import LayerSpec, WeightSpec
 

@@ -22,8 +22,9 @@ from hyperjax.config import (
 )
 from hyperjax.errors import HyperJaxError
 from hyperjax.hyperrep import HyperRep, Statistics
+from hyperjax.models.architectures import zoo_cnn_spec
 from hyperjax.models.autoencoder import Autoencoder
-from hyperjax.models.cnn import init_vector, zoo_cnn_spec
+from hyperjax.models.initialise import init_vector
 from hyperjax.population import engine as engines
 from hyperjax.population import evaluation
 from hyperjax.store import zoo_file

@@ -10,7 +10,7 @@ from hyperjax.app.context import read_config
 from hyperjax.app.progress import console
 from hyperjax.config import Config
 from hyperjax.errors import HyperJaxError
-from hyperjax.models.cnn import zoo_cnn_spec
+from hyperjax.models.architectures import zoo_cnn_spec
 from hyperjax.population import evaluation
 from hyperjax.population.lockstep import make_engine
 

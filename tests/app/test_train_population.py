@@ -10,7 +10,7 @@ from hyperjax import population, symmetry
 from hyperjax.app.train_population import make_population
 from hyperjax.config import Config, TrainingConfig, ZooConfig
 from hyperjax.errors import HyperJaxError
-from hyperjax.models.cnn import zoo_cnn_spec
+from hyperjax.models.architectures import zoo_cnn_spec
 from hyperjax.population import engine as engines
 from hyperjax.population import evaluation, lockstep
 from hyperjax.population.evaluation import Task

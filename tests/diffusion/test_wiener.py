@@ -16,7 +16,7 @@ from hyperjax.errors import HyperJaxError
 from hyperjax.weights import LayerSpec, WeightSpec
 
 SMALL = (
-    LayerSpec("c", "conv", (2, 1, 2, 2), pooled=True),
+    LayerSpec("c", "conv", (2, 1, 2, 2), pool="max"),
     LayerSpec("d", "dense", (3, 4)),
     LayerSpec("e", "dense", (2, 3)),
 )

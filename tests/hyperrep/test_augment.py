@@ -9,7 +9,8 @@ from scipy import stats
 from hyperjax import weights
 from hyperjax.config import AugmentConfig
 from hyperjax.hyperrep import augment
-from hyperjax.models.cnn import ZooCNN, zoo_cnn_spec
+from hyperjax.models.architectures import zoo_cnn_spec
+from hyperjax.models.sequential import Sequential
 from hyperjax.weights import LayerSpec, WeightSpec
 
 OFF = AugmentConfig(permute=False, mix=0.0, noise=0.0, erase=0.0)
@@ -123,7 +124,7 @@ def test_permuting_keeps_the_function(activation):
     values = rng.normal(0, 0.3, (2, spec.num_params)).astype(np.float32)
     images = rng.normal(size=(3, 28, 28, 1)).astype(np.float32)
     permuted = np.asarray(augment.networks(KEY, spec, with_(permute=True), values))
-    model = ZooCNN(activation=activation, conv_form="xla")
+    model = Sequential(spec, "xla")
     for before, after in zip(values, permuted, strict=True):
         assert np.mean(before == after) < 0.6
         logits = [

@@ -13,7 +13,7 @@ from hyperjax.app.context import Context, Target
 from hyperjax.app.run import Run
 from hyperjax.config import AutoencoderConfig, Config, WeightDataConfig
 from hyperjax.hyperrep import weight_data
-from hyperjax.models.cnn import zoo_cnn_spec
+from hyperjax.models.architectures import zoo_cnn_spec
 from hyperjax.store import workdir, zoo_file
 from hyperjax.symmetry import alignment
 from hyperjax.zoo import Zoo

@@ -7,13 +7,13 @@ import pytest
 
 from hyperjax import hyperrep, weights
 from hyperjax.config import ArchitectureConfig, AutoencoderConfig, LossConfig, OptimizationConfig
+from hyperjax.models.architectures import zoo_cnn_spec
 from hyperjax.models.autoencoder import Attention, Autoencoder, Block, Dropout
-from hyperjax.models.cnn import zoo_cnn_spec
 from hyperjax.weights import LayerSpec, WeightSpec
 
 SPEC = WeightSpec(
     (
-        LayerSpec("c", "conv", (3, 1, 2, 2), pooled=True),
+        LayerSpec("c", "conv", (3, 1, 2, 2), pool="max"),
         LayerSpec("d", "dense", (4, 12)),
         LayerSpec("e", "dense", (2, 4)),
     ),

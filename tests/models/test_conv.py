@@ -68,17 +68,52 @@ def test_members_can_be_mapped():
     np.testing.assert_allclose(grads[2], alone, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize(("channels", "rows", "columns"), [(1, 1, 1), (3, 2, 3), (2, 4, 1)])
-def test_max_pool_equals_numpy(channels, rows, columns):
-    (x,) = random_case([(channels, 2 * rows, 2 * columns, 2)])
-    expected = x.reshape(channels, rows, 2, columns, 2, 2).max((2, 4))
-    np.testing.assert_array_equal(conv.max_pool(x), expected)
+@pytest.mark.parametrize("form", ["patches", "xla"])
+@pytest.mark.parametrize(("stride", "padding"), [(2, 0), (3, 0), (2, 1), (1, 2), (3, 2)])
+@pytest.mark.parametrize("shapes", SHAPES)
+def test_strides_and_padding(shapes, stride, padding, form):
+    """By every second output, say, of the definition on a padded input; and their gradients."""
+    x, kernel = random_case(shapes)
+    rims = ((0, 0), (padding, padding), (padding, padding), (0, 0))
+    expected = direct(np.pad(x, rims), kernel)[:, ::stride, ::stride]
+    settings = {"stride": stride, "padding": padding}
+    found, pull = jax.vjp(lambda x, k: conv.conv2d(x, k, form=form, **settings), x, kernel)
+    np.testing.assert_allclose(found, expected, atol=2e-5)
+    cotangent = np.random.default_rng(1).normal(size=expected.shape).astype(np.float32)
+    grad_x, grad_kernel = pull(cotangent)
+    for number in range(3):  # along directions, by linearity
+        dx, dk = random_case(shapes, seed=2 + number)
+        of_x = direct(np.pad(dx, rims), kernel)[:, ::stride, ::stride]
+        of_kernel = direct(np.pad(x, rims), dk)[:, ::stride, ::stride]
+        np.testing.assert_allclose(
+            np.vdot(grad_x, dx), np.vdot(cotangent, of_x), rtol=1e-3, atol=1e-3
+        )
+        np.testing.assert_allclose(
+            np.vdot(grad_kernel, dk), np.vdot(cotangent, of_kernel), rtol=1e-3, atol=1e-3
+        )
+
+
+@pytest.mark.parametrize("kind", ["max", "mean"])
+@pytest.mark.parametrize("window", [1, 2, 3, 0])
+@pytest.mark.parametrize(("rows", "columns"), [(3, 3), (4, 6), (7, 5)])
+def test_pooling_equals_numpy(kind, window, rows, columns):
+    """What no window covers is dropped; window 0 takes all."""
+    (x,) = random_case([(2, rows, columns, 3)])
+    down, across = (window, window) if window else (rows, columns)
+    expected = np.stack([
+        [
+            getattr(x[:, i : i + down, j : j + across], kind)((1, 2))
+            for j in range(0, columns - across + 1, across)
+        ]
+        for i in range(0, rows - down + 1, down)
+    ]).transpose(2, 0, 1, 3)  # fmt: skip
+    np.testing.assert_allclose(conv.pool(x, kind, window), expected, rtol=1e-5, atol=1e-6)
 
 
 def test_gradient_of_max_pool_goes_to_the_largest():
     x = np.random.default_rng(0).permutation(64).reshape(2, 4, 4, 2).astype(np.float32)
-    grad = jax.grad(lambda x: jnp.sum(conv.max_pool(x)))(x)
-    largest = x == np.repeat(np.repeat(np.asarray(conv.max_pool(x)), 2, 1), 2, 2)
+    grad = jax.grad(lambda x: jnp.sum(conv.pool(x, "max", 2)))(x)
+    largest = x == np.repeat(np.repeat(np.asarray(conv.pool(x, "max", 2)), 2, 1), 2, 2)
     np.testing.assert_array_equal(grad, largest)
 
 
@@ -132,12 +167,23 @@ def test_gradients_of_pooling_equal_those_of_the_definition(form, shapes):
         np.testing.assert_allclose(ours, expected, atol=2e-4, rtol=1e-4)
 
 
+@pytest.mark.parametrize(("rows", "columns"), [(3, 3), (12, 12)])
+def test_the_gradient_of_a_global_maximum(rows, columns):
+    """To the first of equal ones, however many positions there are."""
+    x = np.zeros((2, rows, columns, 1), np.float32)
+    x[1, -1, -2:] = 1
+    grad = jax.grad(lambda x: conv.pool(x, "max", 0).sum())(x)
+    expected = np.zeros_like(x)
+    expected[0, 0, 0] = expected[1, -1, -2] = 1
+    np.testing.assert_array_equal(grad, expected)
+
+
 def test_the_gradient_of_a_tie_goes_to_the_first_maximum():
     """As in PyTorch. Empty borders of images tie all the time."""
     x = np.zeros((1, 2, 2, 3), np.float32)
     x[0, :, :, 1] = [[0, 5], [5, 5]]
     x[0, :, :, 2] = [[0, 1], [2, 2]]
-    grad = jax.grad(lambda x: conv.max_pool(x).sum())(x)
+    grad = jax.grad(lambda x: conv.pool(x, "max", 2).sum())(x)
     np.testing.assert_array_equal(grad[0, :, :, 0], [[1, 0], [0, 0]])
     np.testing.assert_array_equal(grad[0, :, :, 1], [[0, 1], [0, 0]])
     np.testing.assert_array_equal(grad[0, :, :, 2], [[0, 0], [1, 0]])

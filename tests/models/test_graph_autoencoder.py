@@ -11,8 +11,8 @@ from hyperrep_cases import DIM, KEY, LINEAR, SPEC, VECTORS, changed, updates_of
 from hyperjax import cost, hyperrep
 from hyperjax.config import ArchitectureConfig, AutoencoderConfig, GraphConfig, OptimizationConfig
 from hyperjax.hyperrep import HyperRep, losses, training
+from hyperjax.models.architectures import zoo_cnn_spec
 from hyperjax.models.autoencoder import Autoencoder
-from hyperjax.models.cnn import zoo_cnn_spec
 
 GRAPH = GraphConfig(
     edge_dim=8, edge_hidden=12, node_dim=8, node_hidden=12, heads=2, rounds=1, condition_dim=6

@@ -12,7 +12,8 @@ from hyperjax import population, symmetry, weights
 from hyperjax.config import EvaluationConfig, TrainingConfig
 from hyperjax.errors import HyperJaxError
 from hyperjax.models import variants
-from hyperjax.models.cnn import ZooCNN, zoo_cnn_spec
+from hyperjax.models.architectures import zoo_cnn_spec
+from hyperjax.models.sequential import Sequential
 from hyperjax.models.variants import VARIANTS
 from hyperjax.population import engine as engines
 from hyperjax.types import Images
@@ -91,7 +92,7 @@ def test_logits_equal_those_of_loops(name, channels, form):
     spec = spec_of(name, channels)
     vector = random_vectors(spec, 1)[0]
     images = np.random.default_rng(1).normal(size=(2, 28, 28, channels)).astype(np.float32)
-    model = VARIANTS[name].model(activation=spec.activation, conv_form=form)
+    model = VARIANTS[name].model(spec, form)
     logits = forward(model, spec, vector, images)
     state = state_of(spec, vector)
     expected = [logits_of(name, state, np.tanh, image.transpose(2, 0, 1)) for image in images]
@@ -105,7 +106,7 @@ def test_the_zoos_activation_is_that_of_the_residual_network_alone():
     spec = spec_of("res_skip", activation="relu")
     vector, image = random_vectors(spec, 1)[0], np.ones((1, 28, 28, 1), np.float32)
     image[0, :9] = -1
-    logits = forward(variants.ResSkipCNN("relu"), spec, vector, image)
+    logits = forward(variants.ResSkipCNN(spec), spec, vector, image)
     expected = logits_of("res_skip", state_of(spec, vector), lambda x: np.maximum(x, 0),
                          image[0].transpose(2, 0, 1))  # fmt: skip
     np.testing.assert_allclose(logits[0], expected, atol=2e-5)
@@ -126,7 +127,7 @@ def test_pooling_shares_the_gradient_of_equal_maxima():
 def test_sizes_are_the_published_ones(name):
     assert tuple(spec_of(name, channels).num_params for channels in (1, 3)) == SIZES[name]
     spec = spec_of(name)
-    model = VARIANTS[name].model(activation="tanh", conv_form="patches")
+    model = VARIANTS[name].model(spec, "patches")
     params = jax.eval_shape(model.init, jax.random.key(0), np.zeros((1, 28, 28, 1)))["params"]
     shapes = jax.tree.map(np.shape, weights.unflatten(spec, np.zeros(spec.num_params)))
     assert jax.tree.map(np.shape, params) == shapes
@@ -196,8 +197,8 @@ def test_the_residual_network_is_the_zoo_cnn_if_its_skips_are_silent(rule):
     np.testing.assert_array_equal(assigned[:, 2464:], random[:, 2464:])
     silent = variants.assign(rule, zoo, spec, vectors, np.zeros_like(random))
     for vector, old in zip(silent, vectors, strict=True):
-        ours = forward(variants.ResSkipCNN("gelu"), spec, vector, images)
-        theirs = forward(ZooCNN("gelu"), zoo, old, images)
+        ours = forward(variants.ResSkipCNN(spec), spec, vector, images)
+        theirs = forward(Sequential(zoo), zoo, old, images)
         np.testing.assert_allclose(ours, theirs, atol=1e-5)
 
 
@@ -254,11 +255,11 @@ def test_transplant_keeps_the_function_where_it_can():
     parts["conv3"][0][:, :, [1, 4]] = parts["fc2"][0][:, :, [0, 19]] = 0
     parts["conv3"][0][:] *= 0.02  # where tanh is linear
     four = variants.assign("transplant", ZOO, FOUR, zoo, random_vectors(FOUR, 1, seed=1))
-    ours = forward(variants.FourConvCNN(), FOUR, four[0], images.astype(np.float32))
-    theirs = forward(ZooCNN(), ZOO, zoo[0], images.astype(np.float32))
+    ours = forward(variants.FourConvCNN(FOUR), FOUR, four[0], images.astype(np.float32))
+    theirs = forward(Sequential(ZOO), ZOO, zoo[0], images.astype(np.float32))
     np.testing.assert_allclose(ours, theirs, atol=2e-3)
     shuffled = variants.shuffle(0, FOUR, four)
-    other = forward(variants.FourConvCNN(), FOUR, shuffled[0], images.astype(np.float32))
+    other = forward(variants.FourConvCNN(FOUR), FOUR, shuffled[0], images.astype(np.float32))
     assert np.abs(other - theirs).max() > 0.1
 
 

@@ -13,8 +13,8 @@ from hyperjax import cost as flops
 from hyperjax.analysis import payoff
 from hyperjax.app import train
 from hyperjax.config import ArchitectureConfig
+from hyperjax.models.architectures import zoo_cnn_spec
 from hyperjax.models.autoencoder import Autoencoder
-from hyperjax.models.cnn import zoo_cnn_spec
 from hyperjax.paper import audit_cost as task
 from hyperjax.store import workdir
 from hyperjax.weights import LayerSpec, WeightSpec

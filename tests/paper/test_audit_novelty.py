@@ -12,7 +12,7 @@ from hyperjax.analysis import novelty
 from hyperjax.analysis.novelty import PLAIN, REPAIRED, Audit, Novelty
 from hyperjax.app.populations import FILE, LATENT, TWIN, WEIGHTS, Source
 from hyperjax.config import Config, EvaluationConfig, override
-from hyperjax.models.cnn import zoo_cnn_spec
+from hyperjax.models.architectures import zoo_cnn_spec
 from hyperjax.paper import audit_novelty as task
 from hyperjax.paper import novelty_section as shown
 from hyperjax.population.repair import fit_repair, gaussian_inputs, image_moments, repair

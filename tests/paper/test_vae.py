@@ -34,7 +34,7 @@ from hyperjax.weights import LayerSpec, WeightSpec
 from hyperjax.zoo import Zoo
 
 SPEC = WeightSpec(
-    (LayerSpec("c", "conv", (3, 1, 2, 2), pooled=True), LayerSpec("d", "dense", (4, 12))), "tanh"
+    (LayerSpec("c", "conv", (3, 1, 2, 2), pool="max"), LayerSpec("d", "dense", (4, 12))), "tanh"
 )
 SIZES, DIM = [15, 52], 67
 PLAIN = AugmentConfig(erase=0.0)

@@ -23,7 +23,7 @@ from hyperjax.app.train_population import make_population
 from hyperjax.config import Config, ZooConfig
 from hyperjax.errors import HyperJaxError
 from hyperjax.models import variants
-from hyperjax.models.cnn import zoo_cnn_spec
+from hyperjax.models.architectures import zoo_cnn_spec
 from hyperjax.population import evaluation, lockstep
 from hyperjax.population.lockstep import Recipe
 from hyperjax.zoo import Zoo

@@ -12,7 +12,7 @@ from population_cases import MEAN, SPEC, STD, TEST, TRAIN, make_engine, random_v
 from hyperjax import population, weights
 from hyperjax.errors import HyperJaxError
 from hyperjax.models import variants
-from hyperjax.models.cnn import zoo_cnn_spec
+from hyperjax.models.architectures import zoo_cnn_spec
 from hyperjax.population.evaluation import network
 from hyperjax.types import Images
 from hyperjax.weights import LayerSpec, WeightSpec

@@ -15,7 +15,8 @@ from population_cases import INIT, SPEC, TEST, TRAIN, TRAINING, make_engine, ran
 
 from hyperjax import population, weights
 from hyperjax.errors import HyperJaxError
-from hyperjax.models.cnn import ZooCNN, init_vector
+from hyperjax.models.initialise import init_vector
+from hyperjax.models.sequential import Sequential
 from hyperjax.population import Members
 from hyperjax.population import engine as engines
 from hyperjax.types import Images
@@ -57,7 +58,7 @@ def trained(engine):
 @pytest.fixture(scope="module")
 def reference():
     """Members 0, 3 and 7, trained one by one with optax's own pieces."""
-    model = ZooCNN(activation="tanh", conv_form="xla")
+    model = Sequential(SPEC, "xla")
     tx = optax.chain(optax.add_decayed_weights(1e-2), optax.adam(1e-3))
     pixels, labels = (np.asarray(TRAIN.pixels, np.float32) / 255 - 0.4) / 0.3, TRAIN.labels
 
@@ -252,7 +253,7 @@ def test_evaluation_equals_a_direct_computation(engine, trained):
     assert result.predictions.dtype == jnp.uint8
     assert result.predictions.shape == (8, 40)
     pixels, labels = (TEST.pixels / 255 - 0.4) / 0.3, TEST.labels
-    model = ZooCNN(activation="tanh", conv_form="xla")
+    model = Sequential(SPEC, "xla")
     for i in (0, 7):
         params = weights.unflatten(SPEC, vectors[i])
         logits = np.asarray(model.apply({"params": params}, np.float32(pixels)), np.float64)

@@ -14,7 +14,7 @@ from scipy.signal import correlate
 from hyperjax import population, symmetry
 from hyperjax.errors import HyperJaxError
 from hyperjax.models import variants
-from hyperjax.models.cnn import zoo_cnn_spec
+from hyperjax.models.architectures import zoo_cnn_spec
 from hyperjax.population import Repair, fit_repair, repair_member
 from hyperjax.population import repair as repairs
 from hyperjax.population.evaluation import network
@@ -27,7 +27,7 @@ GOLDEN = np.load(Path(__file__).parents[1] / "golden" / "zoo_cnn.npz")  # of PyT
 def small_spec(channels, activation):
     """One layer of each kind, for images 8 x 8."""
     layers = (
-        LayerSpec("c1", "conv", (3, channels, 3, 3), pooled=True),
+        LayerSpec("c1", "conv", (3, channels, 3, 3), pool="max"),
         LayerSpec("c2", "conv", (2, 3, 2, 2)),
         LayerSpec("d1", "dense", (5, 8)),
         LayerSpec("d2", "dense", (4, 5)),
@@ -344,7 +344,7 @@ def with_layer(position, **changes):
         (small_spec(3, "tanh"), 8, r"layer 'c1' .* would get 1 channels"),
         (with_layer(1, kind="conv", shape=(2, 4, 2, 2)), 8, r"layer 'c2' .* get 3 channels"),
         (with_layer(3, shape=(4, 6)), 8, r"layer 'd2' .* would get 5 inputs"),
-        (with_layer(2, shape=(5, 8), pooled=True), 8, r"layer 'd1' .* cannot be pooled"),
+        (with_layer(2, shape=(5, 8), pool="max"), 8, r"layer 'd1' .* cannot be pooled"),
         (WeightSpec(SPEC.layers, "sine"), 8, "unknown activation 'sine'"),
     ],
 )

@@ -22,7 +22,7 @@ from hyperjax.store import hyperrep_file
 from hyperjax.weights import LayerSpec, WeightSpec
 
 SPEC = WeightSpec(
-    (LayerSpec("c", "conv", (3, 1, 2, 2), pooled=True), LayerSpec("d", "dense", (4, 12))), "gelu"
+    (LayerSpec("c", "conv", (3, 1, 2, 2), pool="max"), LayerSpec("d", "dense", (4, 12))), "gelu"
 )
 CONFIG = AutoencoderConfig(
     ArchitectureConfig(dim=16, heads=2, tanh=False),

@@ -17,7 +17,7 @@ from hyperjax.app import run, train, train_population
 from hyperjax.app.train_population import make_population
 from hyperjax.config import AutoencoderConfig, Config, ZooConfig
 from hyperjax.errors import HyperJaxError
-from hyperjax.models.cnn import zoo_cnn_spec
+from hyperjax.models.architectures import zoo_cnn_spec
 from hyperjax.store import hyperrep_file, workdir, zoo_file
 from hyperjax.store.upgrade import upgraded
 

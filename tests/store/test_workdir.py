@@ -17,7 +17,7 @@ from hyperjax.app import run
 from hyperjax.config import AutoencoderConfig, Config, LossConfig
 from hyperjax.errors import HyperJaxError
 from hyperjax.hyperrep import HyperRep, Statistics
-from hyperjax.models.cnn import zoo_cnn_spec
+from hyperjax.models.architectures import zoo_cnn_spec
 from hyperjax.store import hyperrep_file, workdir
 
 

@@ -8,12 +8,12 @@ import pytest
 
 from hyperjax import symmetry
 from hyperjax.errors import HyperJaxError
-from hyperjax.models.cnn import zoo_cnn_spec
+from hyperjax.models.architectures import zoo_cnn_spec
 from hyperjax.symmetry import Transform, alignment
 from hyperjax.weights import LayerSpec, WeightSpec, split_layer
 
 TINY = (
-    LayerSpec("conv1", "conv", (3, 2, 3, 3), pooled=True),
+    LayerSpec("conv1", "conv", (3, 2, 3, 3), pool="max"),
     LayerSpec("conv2", "conv", (4, 3, 2, 2)),
     LayerSpec("fc1", "dense", (5, 16)),
     LayerSpec("fc2", "dense", (3, 5)),

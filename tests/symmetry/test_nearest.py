@@ -14,7 +14,7 @@ from hyperjax.symmetry import Transform, alignment, nearest
 from hyperjax.weights import LayerSpec, WeightSpec
 
 LAYERS = (
-    LayerSpec("conv1", "conv", (3, 1, 2, 2), pooled=True),
+    LayerSpec("conv1", "conv", (3, 1, 2, 2), pool="max"),
     LayerSpec("fc1", "dense", (4, 3)),
     LayerSpec("fc2", "dense", (2, 4)),
 )

@@ -10,13 +10,13 @@ import pytest
 
 from hyperjax import symmetry
 from hyperjax.errors import HyperJaxError
-from hyperjax.models.cnn import zoo_cnn_spec
+from hyperjax.models.architectures import zoo_cnn_spec
 from hyperjax.symmetry import Transform
 from hyperjax.weights import LayerSpec, WeightSpec
 
 IMAGES = np.random.default_rng(0).normal(size=(5, 2, 8, 8))
 LAYERS = (
-    LayerSpec("conv1", "conv", (3, 2, 3, 3), pooled=True),  # 8 x 8 -> 6 x 6 -> 3 x 3
+    LayerSpec("conv1", "conv", (3, 2, 3, 3), pool="max"),  # 8 x 8 -> 6 x 6 -> 3 x 3
     LayerSpec("conv2", "conv", (4, 3, 2, 2)),  # -> 2 x 2
     LayerSpec("fc1", "dense", (5, 16)),
     LayerSpec("fc2", "dense", (6, 5)),

@@ -8,8 +8,9 @@ import pytest
 from hyperjax import weights
 from hyperjax.config import ZooConfig
 from hyperjax.errors import HyperJaxError
-from hyperjax.models import cnn
-from hyperjax.models.cnn import ZooCNN, zoo_cnn_spec
+from hyperjax.models import initialise, sequential
+from hyperjax.models.architectures import zoo_cnn_spec
+from hyperjax.models.sequential import Sequential
 
 GOLDEN = np.load(Path(__file__).parents[1] / "golden" / "zoo_cnn.npz")
 CHOICES = {f.name: f.metadata.get("choices") for f in dataclasses.fields(ZooConfig)}
@@ -22,8 +23,8 @@ FAN_OUT = {"conv1": 200, "conv2": 150, "conv3": 16, "fc1": 20, "fc2": 10}
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 @pytest.mark.parametrize("channels", [1, 3])
 def test_logits_equal_those_of_torch(channels, activation, form):
-    params = weights.unflatten(zoo_cnn_spec(channels, activation), GOLDEN[f"c{channels}/vector"])
-    model = ZooCNN(activation=activation, conv_form=form)
+    spec = zoo_cnn_spec(channels, activation)
+    params, model = weights.unflatten(spec, GOLDEN[f"c{channels}/vector"]), Sequential(spec, form)
     logits = model.apply({"params": params}, GOLDEN[f"c{channels}/images"])
     expected = GOLDEN[f"c{channels}/logits/{activation}"]
     np.testing.assert_allclose(logits, expected, atol=1e-5)
@@ -37,7 +38,7 @@ def kernels():
     """Initial kernels of 20 members, by initialisation and layer: float32[20, ...]."""
     spec, keys = zoo_cnn_spec(1, "tanh"), jax.random.split(jax.random.key(0), 20)
     drawn = {
-        name: jax.vmap(lambda key, name=name: cnn.init_vector(spec, name, key))(keys)
+        name: jax.vmap(lambda key, name=name: initialise.init_vector(spec, name, key))(keys)
         for name in INITS
     }
     return {
@@ -51,7 +52,7 @@ def kernels():
 
 def test_every_bias_starts_at_a_hundredth():
     spec = zoo_cnn_spec(3, "tanh")
-    params = weights.unflatten(spec, cnn.init_vector(spec, "normal", jax.random.key(1)))
+    params = weights.unflatten(spec, initialise.init_vector(spec, "normal", jax.random.key(1)))
     for layer in spec.names:
         np.testing.assert_array_equal(params[layer]["bias"], np.float32(0.01))
 
@@ -90,6 +91,6 @@ def test_unknown_names():
     with pytest.raises(HyperJaxError, match=r"activation 'softsign'.*gelu.*tanh"):
         zoo_cnn_spec(1, "softsign")
     with pytest.raises(HyperJaxError, match=r"initialisation 'zeros'.*kaiming_uniform"):
-        cnn.init_vector(zoo_cnn_spec(1, "tanh"), "zeros", jax.random.key(0))
-    assert set(cnn._ACTIVATIONS) == set(ACTIVATIONS)
-    assert set(cnn._INITS) == set(INITS)
+        initialise.init_vector(zoo_cnn_spec(1, "tanh"), "zeros", jax.random.key(0))
+    assert set(sequential._ACTIVATIONS) == set(ACTIVATIONS)
+    assert set(initialise._INITS) == set(INITS)

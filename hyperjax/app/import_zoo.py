@@ -1,0 +1,203 @@
+"""`hyperjax import`: a zoo of others into one zoo file, one network at a time."""
+
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from hyperjax.app import progress, stop
+from hyperjax.app.progress import console
+from hyperjax.errors import HyperJaxError
+from hyperjax.exchange import sources
+from hyperjax.exchange.sources import Source, Wanted
+from hyperjax.store import files, zoo_file
+from hyperjax.store.files import atomic_write
+from hyperjax.zoo import METRICS, Zoo
+
+_ROWS = 128  # members between two notes of how far it has come
+_SHOWN = 5  # of those that are left out
+
+
+class Member(NamedTuple):
+    """One member as it was read."""
+
+    vectors: np.ndarray  # float32[E, D]
+    metrics: dict[str, np.ndarray]  # float32[E], of METRICS; NaN where unknown
+
+
+def import_zoo(
+    path: str | Path,
+    output: str | Path,
+    *,
+    activation: str,
+    image_size: tuple[int, int] | None = None,
+    model: str = "",
+    epochs: Sequence[int] = (),
+    dataset: str = "",
+    strict: bool = False,
+) -> Zoo:
+    """Bring networks of others into one zoo file, and read it.
+
+    Nothing that lies at `path` is ever executed. A killed import goes on where it was.
+
+    Args:
+      path: a folder or pattern of state dicts (PyTorch's or safetensors), a ray-tune zoo, a Small
+        CNN Zoo, a .npz or HDF5 file of flat vectors, or a dataset.pt.
+      output: the zoo file.
+      activation: the nonlinearity of the networks, which no file tells.
+      image_size: height and width of their images; None: found out where possible.
+      model: their architecture by name ("": inferred from the tensors, see `spec_of`).
+      epochs: snapshots to take; empty: all.
+      dataset: name of the images that they were trained on, as a note.
+      strict: refuse what would be left out: members that cannot be read, that lack a snapshot,
+        whose tensors have other shapes than the first member's, or whose weights are not finite.
+
+    Members are in the order of their sorted names, which `info["names"]` keeps; ids are their
+    places in it, those that are left out included.
+
+    Raises HyperJaxError if nothing that is known lies there, or no member is left.
+
+    >>> imported = hj.import_zoo("networks/*.pt", "zoo.safetensors", activation="relu")
+    >>> imported.weights.shape
+    (4, 1, 25450)
+    """
+    output = Path(output)
+    source = sources.find(path, Wanted(activation, image_size, model, tuple(epochs)))
+    info = _info(path, source, dataset)
+    if output.exists():
+        made = zoo_file.read(output)
+        theirs = {name: made.info.get(name) for name in info}
+        if theirs == json.loads(json.dumps(info)) and made.spec == source.layout.spec:
+            console.print(f"{output} is there: nothing to import")
+            return made
+        raise HyperJaxError(f"{output} is another zoo; delete it, or choose another file")
+    _describe(source)
+    partial, note = output.with_suffix(".partial"), output.with_suffix(".importing")
+    target, done, left_out = _resume(partial, note, source, info)
+    title = f"import {len(source.members)} members"
+    with progress.bar(title, len(source.members), done) as advance, stop.deferred():
+        for row in range(done, len(source.members)):
+            name = source.members[row]
+            try:
+                _write(target, row - len(left_out), row, _member(source, row))
+            except HyperJaxError as error:
+                if strict:
+                    raise HyperJaxError(f"member {name}: {error}") from error
+                left_out[name] = str(error)
+            advance(1, f"{len(left_out)} left out" if left_out else "")
+            due = (row + 1) % _ROWS == 0
+            if stop.requested(due):
+                zoo_file.flush(target)
+                state = {"info": info, "done": row + 1, "left_out": left_out}
+                atomic_write(note, json.dumps(state).encode())
+                stop.leave()
+    _finish(target, partial, output, source, info, left_out)
+    files.remove(note, partial)
+    return zoo_file.read(output)
+
+
+def _info(path: str | Path, source: Source, dataset: str) -> dict[str, Any]:
+    """What a zoo file says of where it comes from."""
+    return {
+        "kind": "imported",
+        "source": str(path),
+        "form": source.form,
+        "dataset": dataset,
+        "tensors": [list(names) for names in source.layout.names],
+        "assumed": list(source.layout.assumed),
+    }
+
+
+def _describe(source: Source) -> None:
+    spec = source.layout.spec
+    shapes = ", ".join(f"{x.name} {'x'.join(map(str, x.shape))}" for x in spec.layers)
+    console.print(
+        f"{source.form}: {len(source.members)} members, snapshots {_range(source.epochs)}, "
+        f"{spec.num_params} weights: {shapes}"
+    )
+    for assumed in source.layout.assumed:
+        console.print(f"assumed: {assumed}")
+
+
+def _range(epochs: tuple[int, ...]) -> str:
+    whole = len(epochs) > 2 and epochs == tuple(range(epochs[0], epochs[-1] + 1))
+    return f"{epochs[0]} to {epochs[-1]}" if whole else ", ".join(map(str, epochs))
+
+
+def _resume(
+    partial: Path, note: Path, source: Source, info: dict[str, Any]
+) -> tuple[Zoo, int, dict[str, str]]:
+    """The file to fill, how many members have been read, and which were left out."""
+    try:
+        state = json.loads(note.read_text())
+        if state["info"] == json.loads(json.dumps(info)) and partial.exists():
+            return zoo_file.read(partial, writable=True), state["done"], state["left_out"]
+    except (OSError, ValueError, KeyError, TypeError):
+        pass  # there is none, or none that can be gone on with
+    ids, epochs = np.arange(len(source.members)), np.array(source.epochs, np.int32)
+    names = {"names": list(source.members)}
+    return zoo_file.allocate(partial, source.layout.spec, ids, epochs, info | names), 0, {}
+
+
+def _member(source: Source, row: int) -> Member:
+    """Raises HyperJaxError for a member that is to be left out."""
+    vectors = np.stack([source.read(row, epoch) for epoch in source.epochs])
+    finite = np.isfinite(vectors).all(axis=1)
+    if not finite.all():
+        epoch = source.epochs[int(np.argmin(finite))]
+        raise HyperJaxError(f"weights of epoch {epoch} are not finite")
+    known, metrics = source.metrics(row), {}
+    for name in METRICS:
+        values = known.get(name, {})
+        metrics[name] = np.float32([values.get(epoch, np.nan) for epoch in source.epochs])
+    return Member(vectors, metrics)
+
+
+def _write(target: Zoo, place: int, member_id: int, member: Member) -> None:
+    target.weights[place] = member.vectors
+    target.members[place] = member_id
+    for name, values in member.metrics.items():
+        target.metrics[name][place] = values
+
+
+def _finish(
+    target: Zoo,
+    partial: Path,
+    output: Path,
+    source: Source,
+    info: dict[str, Any],
+    left_out: dict[str, str],
+) -> None:
+    """Give the file its name; without the places of those that were left out."""
+    for name, reason in list(left_out.items())[:_SHOWN]:
+        console.print(f"left out: {name}: {reason}")
+    if len(left_out) > _SHOWN:
+        console.print(f"... and {len(left_out) - _SHOWN} more; info['left_out'] has them all")
+    kept = [name for name in source.members if name not in left_out]
+    if not kept:
+        raise HyperJaxError(
+            f"no member is left of {len(left_out)}: {next(iter(left_out.values()))}"
+        )
+    zoo_file.flush(target)
+    if left_out:
+        whole = output.with_suffix(".whole")
+        names = {"names": kept, "left_out": left_out}
+        ids = np.asarray(target.members[: len(kept)])
+        short = zoo_file.allocate(whole, target.spec, ids, target.epochs, info | names)
+        for rows in _blocks(len(kept)):
+            short.weights[rows] = target.weights[rows]
+            for name in METRICS:
+                short.metrics[name][rows] = target.metrics[name][rows]
+        zoo_file.flush(short)
+        zoo_file.publish(whole, output)
+    else:
+        zoo_file.publish(partial, output)
+    measured = [name for name in METRICS if np.isfinite(target.metrics[name][: len(kept)]).any()]
+    what = ", ".join(measured) or "no metrics: what needs accuracy has to measure it"
+    console.print(f"{output}: {len(kept)} members, {len(left_out)} left out; {what}")
+
+
+def _blocks(count: int) -> Iterator[slice]:
+    return (slice(begin, min(begin + _ROWS, count)) for begin in range(0, count, _ROWS))

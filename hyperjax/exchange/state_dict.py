@@ -1,0 +1,289 @@
+"""State dicts of PyTorch and parameters of Flax, as layouts of weights and as flat vectors.
+
+A state dict names tensors, it does not say how they are connected. `spec_of` takes its layers in
+the order of their names' numbers, or as they stand, and says what it has assumed.
+"""
+
+import math
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from hyperjax import weights
+from hyperjax.errors import HyperJaxError, unknown
+from hyperjax.models import architectures, sequential
+from hyperjax.weights import LayerSpec, WeightSpec
+
+_WRAPPERS = ("state_dict", "model_state_dict", "model_state", "model", "net", "params")
+_PREFIXES = ("module.", "_orig_mod.")
+_SIZES = [(28, 28), (32, 32)]  # of images, that are tried where nobody says
+
+
+class Layout(NamedTuple):
+    """How a network's tensors make a flat vector.
+
+    Attributes:
+      spec: the architecture.
+      names: of the tensors of each layer: its weights, then its bias, if it has one.
+      assumed: what nothing in the tensors says, as sentences.
+    """
+
+    spec: WeightSpec
+    names: tuple[tuple[str, ...], ...]
+    assumed: tuple[str, ...] = ()
+
+
+def unwrapped(found: Any) -> dict[str, np.ndarray]:
+    """The tensors of what a file holds: of a state dict, or of one inside a checkpoint.
+
+    Raises HyperJaxError if there are none.
+    """
+    for _ in range(len(_WRAPPERS)):
+        if not isinstance(found, Mapping):
+            break
+        inner = next((found[name] for name in _WRAPPERS if _is_mapping(found.get(name))), None)
+        if inner is None:
+            break
+        found = inner
+    if not isinstance(found, Mapping):
+        raise HyperJaxError(f"no state dict, but a {type(found).__name__}")
+    tensors = {}
+    for name, value in found.items():
+        if not isinstance(name, str) or not isinstance(value, np.ndarray):
+            continue
+        for prefix in _PREFIXES:
+            name = name.removeprefix(prefix)
+        if value.ndim and (value.dtype.kind == "f" or value.dtype.name == "bfloat16"):
+            tensors[name] = value
+    if not tensors:
+        raise HyperJaxError(
+            f"no tensors of weights in it; expected a state dict, or one under "
+            f"{', '.join(_WRAPPERS)}"
+        )
+    return tensors
+
+
+def _is_mapping(value: Any) -> bool:
+    return isinstance(value, Mapping) and len(value) > 0
+
+
+def flax_tensors(params: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """Flax parameters {layer: {kernel, bias}} as a state dict in PyTorch's axis order."""
+    tensors = {}
+    for name, layer in params.items():
+        if not isinstance(layer, Mapping) or "kernel" not in layer:
+            raise HyperJaxError(f"parameters {name!r} have no kernel; expected {{kernel, bias}}")
+        kernel = np.asarray(layer["kernel"])
+        tensors[f"{name}.weight"] = kernel.transpose((3, 2, 0, 1) if kernel.ndim == 4 else None)
+        if "bias" in layer:
+            tensors[f"{name}.bias"] = np.asarray(layer["bias"])
+    return tensors
+
+
+def spec_of(
+    state: Mapping[str, Any],
+    *,
+    activation: str,
+    image_size: tuple[int, int] | None = None,
+    model: str = "",
+) -> Layout:
+    """Infer the architecture of a state dict {name: tensor} or of Flax parameters.
+
+    Args:
+      state: tensors of one network; only their shapes are looked at.
+      activation: the nonlinearity between the layers, which no tensor tells.
+      image_size: height and width of the network's images; None: found out where possible.
+      model: the architecture, by name ("" to infer it): one of `ARCHITECTURES` or
+        "module:function", whose shapes the tensors must have.
+
+    Returns the spec with the names of each layer's tensors, and what was assumed: a state dict does
+    not tell strides, padding and pooling. A known architecture of these shapes is taken first; else
+    no pooling or 2 x 2 max-pooling after each convolution is tried until the dense layers fit.
+
+    Raises HyperJaxError, naming the tensor, for what is no sequence of convolutions and dense
+    layers.
+
+    >>> layout = hj.spec_of(hj.unflatten(zoo.spec, zoo.weights[0, -1]), activation="tanh")
+    >>> layout.spec == zoo.spec
+    True
+    """
+    if any(isinstance(value, Mapping) for value in state.values()):
+        state = flax_tensors(state)
+    layers = list(_layers(state))
+    names = tuple(layer.names for layer in layers)
+    if model:
+        return Layout(_known(model, layers, activation, image_size), names)
+    for name in architectures.ARCHITECTURES:
+        for size in [image_size] if image_size else _SIZES:
+            found = _matching(name, layers, activation, size)
+            if found:
+                return Layout(found, names, (f"that it is the architecture {name}",))
+    return _inferred(layers, names, activation, image_size)
+
+
+class _Found(NamedTuple):
+    """One layer of a state dict."""
+
+    names: tuple[str, ...]  # of its tensors
+    shape: tuple[int, ...]
+    bias: bool
+
+
+def _layers(state: Mapping[str, Any]) -> Iterator[_Found]:
+    """Layers in their order: tensors of two or four axes, each with the bias of its name."""
+    tensors = {name: tuple(np.shape(value)) for name, value in state.items()}
+    stems = [name.removesuffix(".weight") for name in tensors if name.endswith(".weight")]
+    stems = _in_order(stems)
+    used = set()
+    for stem in stems:
+        shape, bias = tensors[f"{stem}.weight"], tensors.get(f"{stem}.bias")
+        if len(shape) not in (2, 4):
+            kind = "a normalisation" if len(shape) == 1 else f"of {len(shape)} axes"
+            raise HyperJaxError(
+                f"tensor {stem}.weight {list(shape)} is {kind}: networks are sequences of "
+                "convolutions (4 axes) and dense layers (2 axes)"
+            )
+        if bias is not None and bias != shape[:1]:
+            raise HyperJaxError(f"tensor {stem}.bias {list(bias)}; expected {[shape[0]]}")
+        names = (f"{stem}.weight",) if bias is None else (f"{stem}.weight", f"{stem}.bias")
+        used |= {*names}
+        yield _Found(names, shape, bias is not None)
+    left = [name for name in tensors if name not in used]
+    if left or not stems:
+        raise HyperJaxError(
+            f"tensors that belong to no layer: {', '.join(left) or 'there are none at all'}; "
+            "expected NAME.weight, and NAME.bias"
+        )
+
+
+def _in_order(stems: list[str]) -> list[str]:
+    """By their numbers, where all differ in one number alone ("module_list.3", "layers.11"); as
+    they stand in the file otherwise."""
+    numbered = [re.fullmatch(r"(.*?)(\d+)", stem) for stem in stems]
+    if all(numbered) and len({match[1] for match in numbered}) == 1:
+        return sorted(stems, key=lambda stem: int(re.fullmatch(r"(.*?)(\d+)", stem)[2]))
+    return stems
+
+
+def _known(
+    model: str, layers: list[_Found], activation: str, image_size: tuple[int, int] | None
+) -> WeightSpec:
+    """The architecture of that name, whose shapes the layers must have."""
+    if ":" not in model and model not in architectures.ARCHITECTURES:
+        raise unknown("architecture", model, (*architectures.ARCHITECTURES, "module:function"))
+    sizes = [image_size] if image_size else _SIZES
+    for size in sizes:
+        spec = _matching(model, layers, activation, size)
+        if spec is not None:
+            return spec
+    shapes = ", ".join("x".join(map(str, layer.shape)) for layer in layers)
+    tried = " or ".join(f"{h} x {w}" for h, w in sizes)
+    raise HyperJaxError(f"layers of shapes {shapes} are no {model} for images of {tried} pixels")
+
+
+def _matching(
+    model: str, layers: list[_Found], activation: str, image_size: tuple[int, int]
+) -> WeightSpec | None:
+    """The architecture `model`, if its layers have these shapes."""
+    first, classes = layers[0].shape, layers[-1].shape[0]
+    pixels = 1 if len(first) == 4 else math.prod(image_size)
+    if first[1] % pixels:
+        return None
+    widths = [layer.shape[0] for layer in layers[:-1]]
+    try:
+        spec = architectures.architecture(
+            model, channels=first[1] // pixels, activation=activation, image_size=image_size,
+            classes=classes, widths=widths,
+        )  # fmt: skip
+    except HyperJaxError:
+        if ":" in model:
+            raise
+        return None
+    wanted = [(layer.shape, layer.bias) for layer in layers]
+    return spec if [(layer.shape, layer.bias) for layer in spec.layers] == wanted else None
+
+
+def _inferred(
+    layers: list[_Found],
+    names: tuple[tuple[str, ...], ...],
+    activation: str,
+    image_size: tuple[int, int] | None,
+) -> Layout:
+    """Try how convolutions may be pooled until all layers fit together."""
+    convolutions = sum(len(layer.shape) == 4 for layer in layers)
+    for size in [image_size] if image_size else _SIZES:
+        for pattern in range(2**convolutions):
+            # from all pooled to none
+            pools = ["" if pattern >> i & 1 else "max" for i in range(convolutions)]
+            spec = _sequence(layers, pools, activation, size)
+            try:
+                sequential.output_sizes(spec)
+            except HyperJaxError as error:
+                problem = error
+                continue
+            assumed = [f"images of {size[0]} x {size[1]} pixels"]
+            if convolutions:
+                pooled = [s.name for s in spec.layers if s.pool]
+                assumed += [
+                    "stride 1 and no padding",
+                    f"2 x 2 max-pooling after {pooled or 'none'}",
+                ]
+            return Layout(spec, names, tuple(assumed))
+    raise HyperJaxError(
+        f"no sequence of valid convolutions, with or without 2 x 2 max-pooling, has these shapes "
+        f"({problem}); name the architecture, as cnn3 or module:function"
+    )
+
+
+def _sequence(
+    layers: list[_Found], pools: list[str], activation: str, image_size: tuple[int, int]
+) -> WeightSpec:
+    """Layers named as ours are: conv1, conv2, fc1."""
+    specs: list[LayerSpec] = []
+    for layer in layers:
+        kind, stem = ("conv", "conv") if len(layer.shape) == 4 else ("dense", "fc")
+        number = sum(spec.kind == kind for spec in specs)
+        pool = pools[number] if kind == "conv" else ""
+        name = f"{stem}{number + 1}"
+        specs.append(LayerSpec(name, kind, layer.shape, bias=layer.bias, pool=pool))
+    return WeightSpec(tuple(specs), activation, image_size)
+
+
+def to_vector(layout: Layout, state: Mapping[str, np.ndarray]) -> np.ndarray:
+    """The flat vector float32[D] of a state dict.
+
+    Raises HyperJaxError, naming the tensor, if one is missing, left over or of another shape.
+    """
+    known = {name for names in layout.names for name in names}
+    for word, names in (("lacks", known - state.keys()), ("also has", state.keys() - known)):
+        if names:
+            raise HyperJaxError(f"the state dict {word} {', '.join(sorted(names))}")
+    blocks = []
+    for layer, names in zip(layout.spec.layers, layout.names, strict=True):
+        for name, shape in zip(names, (layer.shape, layer.shape[:1]), strict=False):
+            if state[name].shape != shape:
+                raise HyperJaxError(
+                    f"tensor {name} has shape {list(state[name].shape)}; expected {list(shape)}"
+                )
+            blocks.append(np.asarray(state[name], np.float32).ravel())
+    return np.concatenate(blocks)
+
+
+def to_state(layout: Layout, vector: np.ndarray) -> dict[str, np.ndarray]:
+    """The inverse of `to_vector`."""
+    spec, state = layout.spec, {}
+    for layer, part, names in zip(spec.layers, spec.slices, layout.names, strict=True):
+        tensors = weights.split_layer(layer, np.asarray(vector, np.float32)[part])
+        state |= {name: np.ascontiguousarray(x) for name, x in zip(names, tensors, strict=False)}
+    return state
+
+
+def default_layout(spec: WeightSpec) -> Layout:
+    """The names NAME.weight and NAME.bias, by the layers' own."""
+    names = tuple(
+        (f"{layer.name}.weight", *([f"{layer.name}.bias"] if layer.bias else []))
+        for layer in spec.layers
+    )
+    return Layout(spec, names)

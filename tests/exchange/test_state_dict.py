@@ -1,0 +1,129 @@
+"""From tensors to an architecture, and from an architecture to vectors and back."""
+
+import jax
+import numpy as np
+import pytest
+from exchange_cases import CNN, DROPOUT, MLP, PLAIN, TORCH, UNTERTHINER, zoo_of
+
+import hyperjax as hj
+from hyperjax.errors import HyperJaxError
+from hyperjax.exchange import state_dict, torch_file
+from hyperjax.models import architectures
+from hyperjax.models.architectures import architecture
+from hyperjax.weights import LayerSpec
+
+CNN3 = architecture("cnn3", channels=3, activation="gelu", image_size=(32, 32))
+
+
+def state_of(spec, names=None):
+    """A state dict, in PyTorch's order."""
+    layout = state_dict.default_layout(spec)
+    layout = layout._replace(names=names) if names else layout
+    return layout, state_dict.to_state(layout, zoo_of(spec, 1).weights[0, -1])
+
+
+@pytest.mark.parametrize("spec", [CNN, CNN3, UNTERTHINER, MLP], ids=lambda s: str(s.num_params))
+def test_the_known_architectures_are_recognised(spec):
+    _, state = state_of(spec)
+    known = {"activation": spec.activation, "image_size": spec.image_size}
+    assert hj.spec_of(state, **known).spec == spec
+    if spec is not MLP:  # whose images could have any shape
+        found = hj.spec_of(state, activation=spec.activation)
+        assert found.spec == spec
+        assert "that it is the architecture" in found.assumed[0]
+
+
+def test_flax_parameters_are_recognised_too():
+    params = hj.unflatten(CNN, zoo_of(CNN, 1).weights[0, 0])
+    assert hj.spec_of(params, activation="tanh").spec == CNN
+    with pytest.raises(HyperJaxError, match="'scale' have no kernel"):
+        hj.spec_of({"scale": {"bias": np.zeros(2)}}, activation="tanh")
+
+
+@pytest.mark.parametrize("name", ["cnn", "cnn_dropout"])
+def test_indices_of_the_published_zoos(name):
+    """With dropout they are others, and no layer is lost."""
+    state = torch_file.read(TORCH / f"{name}.pt")
+    layout = hj.spec_of(state, activation="tanh")
+    assert layout.spec == CNN
+    assert layout.names == {"cnn": PLAIN, "cnn_dropout": DROPOUT}[name]
+    vector = state_dict.to_vector(layout, state)
+    expected = np.concatenate([np.ravel(state[n]) for names in layout.names for n in names])
+    np.testing.assert_array_equal(vector, expected)
+    again = state_dict.to_state(layout, vector)
+    assert all((again[n] == state[n]).all() for n in state)
+
+
+def test_layers_are_in_the_order_of_their_numbers():
+    """Not of the text, in which 11 comes before 3; names without numbers stay as they stand."""
+    _, state = state_of(CNN, PLAIN)
+    shuffled = dict(sorted(state.items()))
+    assert list(shuffled) != list(state)
+    assert hj.spec_of(shuffled, activation="tanh").names == PLAIN
+    names = tuple((f"{n}.weight", f"{n}.bias") for n in ("stem", "body", "neck", "hidden", "head"))
+    _, state = state_of(CNN, names)
+    assert hj.spec_of(state, activation="tanh").names == names
+
+
+def test_pooling_is_tried_until_the_dense_layer_fits():
+    layers = (
+        LayerSpec("conv1", "conv", (4, 1, 3, 3), pool="max"),
+        LayerSpec("conv2", "conv", (6, 4, 3, 3)),
+        LayerSpec("fc1", "dense", (3, 6 * 4 * 5), bias=False),
+    )
+    spec = hj.WeightSpec(layers, "relu", (14, 16))
+    found = hj.spec_of(state_of(spec)[1], activation="relu", image_size=(14, 16))
+    assert found.spec == spec
+    assert "max-pooling after ['conv1']" in found.assumed[-1]
+    with pytest.raises(HyperJaxError, match=r"no sequence of valid convolutions.*name the archi"):
+        hj.spec_of(state_of(spec)[1], activation="relu", image_size=(15, 19))
+
+
+def test_what_is_no_sequence_is_named():
+    _, state = state_of(MLP)
+    for more, message in (
+        ({"norm.weight": np.zeros(5)}, r"norm\.weight \[5\] is a normalisation"),
+        ({"scale": np.zeros(5)}, "belong to no layer: scale"),
+        ({"a.weight": np.zeros((2, 3, 4))}, r"a\.weight .* of 3 axes"),
+        ({"fc1.bias": np.zeros(4)}, r"fc1\.bias \[4\]; expected \[5\]"),
+    ):
+        with pytest.raises(HyperJaxError, match=message):
+            hj.spec_of(state | more, activation="relu")
+    with pytest.raises(HyperJaxError, match="5x12, 3x5 are no cnn3 for images of 28 x 28 or"):
+        hj.spec_of(state, activation="relu", model="cnn3")
+    with pytest.raises(HyperJaxError, match="unknown architecture 'vgg'"):
+        hj.spec_of(state, activation="relu", model="vgg")
+
+
+def test_vectors_of_other_networks_are_refused_by_tensor():
+    layout, state = state_of(MLP)
+    for changed, message in (
+        ({n: x for n, x in state.items() if n != "fc2.bias"}, r"lacks fc2\.bias"),
+        (state | {"more": np.zeros(1)}, "also has more"),
+        (state | {"fc1.weight": np.zeros((5, 11))}, r"fc1\.weight .*\[5, 11\]; expected \[5, 12\]"),
+    ):
+        with pytest.raises(HyperJaxError, match=message):
+            state_dict.to_vector(layout, changed)
+
+
+def test_what_holds_no_state_dict():
+    for found, message in (
+        ([1], "no state dict, but a list"), ({}, "no tensors"), ({"state_dict": {}}, "no tensors"),
+        ({"epoch": 3}, "no tensors"), ({"model": {"net": 4}}, "no tensors"),
+    ):  # fmt: skip
+        with pytest.raises(HyperJaxError, match=message):
+            state_dict.unwrapped(found)
+
+
+def test_an_inferred_network_computes_what_torch_computes():
+    """Golden logits of PyTorch's own module."""
+    import json
+
+    expected = json.loads((TORCH / "expected.json").read_text())["logits"]
+    state = torch_file.read(TORCH / "plain.pt")
+    layout = hj.spec_of(state, activation="relu", image_size=(4, 3))
+    images = np.linspace(-1, 1, 24, dtype=np.float32).reshape(2, 4, 3, 1)
+    logits = hj.network(layout.spec).apply(state_dict.to_vector(layout, state), images)
+    np.testing.assert_allclose(logits, expected, atol=1e-6)
+    assert isinstance(logits, jax.Array)
+    assert layout.spec.layers == architectures.mlp_spec(1, "relu", (4, 3), 3, (5,)).layers

@@ -1,0 +1,211 @@
+"""Sequential networks against loops over their definition, and architectures by name."""
+
+import dataclasses
+import math
+
+import jax
+import numpy as np
+import pytest
+from scipy.signal import correlate
+
+import hyperjax as hj
+from hyperjax import symmetry, weights
+from hyperjax.errors import HyperJaxError
+from hyperjax.models import architectures, sequential
+from hyperjax.models.sequential import Sequential
+from hyperjax.weights import LayerSpec, WeightSpec
+
+MEAN = {"pool": "mean", "window": 0, "pool_last": True}
+SPECS = {
+    "strides": WeightSpec(
+        (
+            LayerSpec("a", "conv", (4, 2, 3, 3), stride=2, padding=1),
+            LayerSpec("b", "conv", (5, 4, 2, 3), bias=False, **MEAN),
+            LayerSpec("out", "dense", (3, 5)),
+        ),
+        "tanh",
+        (9, 11),
+    ),
+    "pools": WeightSpec(
+        (
+            LayerSpec("a", "conv", (4, 1, 3, 3), pool="max", window=3),
+            LayerSpec("b", "conv", (3, 4, 2, 2), pool="max", pool_last=True, bias=False),
+            LayerSpec("c", "dense", (6, 12), bias=False),
+            LayerSpec("out", "dense", (4, 6)),
+        ),
+        "gelu",
+        (17, 18),
+    ),
+    "means": WeightSpec(
+        (
+            LayerSpec("a", "conv", (3, 1, 1, 1), pool="mean"),
+            LayerSpec("b", "conv", (2, 3, 3, 2), padding=2, pool="max", window=0),
+            LayerSpec("out", "dense", (4, 2), bias=False),
+        ),
+        "tanh",
+        (6, 5),
+    ),
+    "mlp": architectures.mlp_spec(2, "relu", (3, 4), 5, widths=(7, 6)),
+}
+ACTIVATIONS = {
+    "tanh": np.tanh,
+    "relu": lambda x: np.maximum(x, 0),
+    "gelu": lambda x: x * (1 + np.vectorize(math.erf)(x / math.sqrt(2))) / 2,
+}
+
+
+def vectors_of(spec, count, seed=0):
+    rng = np.random.default_rng(seed)
+    return (0.5 * rng.standard_normal((count, spec.num_params))).astype(np.float32)
+
+
+def images_of(spec, count, seed=1):
+    shape = (count, *spec.image_size, spec.channels)
+    return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
+
+
+def pooled(layer, x):
+    down, across = (layer.window, layer.window) if layer.window else x.shape[1:]
+    of = np.max if layer.pool == "max" else np.mean
+    rows = range(0, x.shape[1] - down + 1, down)
+    columns = range(0, x.shape[2] - across + 1, across)
+    return np.array(
+        [[[of(c[i : i + down, j : j + across]) for j in columns] for i in rows] for c in x]
+    )
+
+
+def logits_of(spec, vector, image):
+    """One image through one network, in float64, from the layout that `weights` documents."""
+    act, x, at = ACTIVATIONS[spec.activation], image.transpose(2, 0, 1).astype(np.float64), 0
+    for layer in spec.layers:
+        size, neurons = math.prod(layer.shape), layer.shape[0] * layer.bias
+        kernel = vector[at : at + size].reshape(layer.shape).astype(np.float64)
+        bias = vector[at + size : at + size + neurons].astype(np.float64) if neurons else 0
+        at += size + neurons
+        if layer.kind == "dense":
+            z = kernel @ x.ravel() + bias
+        else:
+            p = layer.padding
+            x = np.pad(x, ((0, 0), (p, p), (p, p)))
+            z = np.stack([correlate(x, filter_, mode="valid")[0] for filter_ in kernel])
+            z = z[:, :: layer.stride, :: layer.stride] + np.reshape(bias, (-1, 1, 1))
+        if layer is spec.layers[-1]:
+            assert at == len(vector)
+            return z
+        z = pooled(layer, z) if layer.pool and not layer.pool_last else z
+        x = act(z)
+        x = pooled(layer, x) if layer.pool and layer.pool_last else x
+
+
+@pytest.mark.parametrize("form", ["tiles", "xla"])
+@pytest.mark.parametrize("name", SPECS)
+def test_logits_equal_those_of_loops(name, form):
+    spec = SPECS[name]
+    (vector,), images = vectors_of(spec, 1), images_of(spec, 3)
+    params = weights.unflatten(spec, vector)
+    logits = Sequential(spec, form).apply({"params": params}, images)
+    expected = [logits_of(spec, vector, image) for image in images]
+    np.testing.assert_allclose(logits, expected, atol=2e-5)
+    assert np.std(expected, axis=0).min() > 1e-3
+    np.testing.assert_array_equal(weights.flatten(spec, params), vector)
+
+
+@pytest.mark.parametrize("name", SPECS)
+def test_symmetries_leave_the_function_unchanged(name):
+    """Permutations; signs where a layer is odd and no maximum follows; scales of ReLUs."""
+    spec = SPECS[name]
+    (vector,), images = vectors_of(spec, 1), images_of(spec, 3)
+    transform = symmetry.random_transform(jax.random.key(3), spec, scale=0.5)
+    moved = symmetry.apply(spec, transform, vector)
+    assert np.mean(np.isclose(moved, vector)) < 0.5
+    net = hj.network(spec)
+    np.testing.assert_allclose(net.apply(moved, images), net.apply(vector, images), atol=1e-4)
+    signs = {"strides": (True, True), "means": (True, False)}
+    assert symmetry.sign_symmetric(spec) == signs.get(name, (False,) * (len(spec.layers) - 1))
+
+
+@pytest.mark.parametrize("name", SPECS)
+def test_tokens_and_alignment_without_biases(name):
+    spec = SPECS[name]
+    vectors = vectors_of(spec, 3)
+    tokens = weights.tokenize(spec, vectors)
+    assert [t.shape[1:] for t in tokens] == [(x.num_neurons, x.token_size) for x in spec.layers]
+    np.testing.assert_array_equal(weights.detokenize(spec, tokens), vectors)
+    transform = symmetry.random_transform(jax.random.key(3), spec)
+    moved = symmetry.apply(spec, transform, vectors)
+    aligned, _ = symmetry.alignment.align(spec, moved, vectors[0])
+    np.testing.assert_allclose(aligned[0], vectors[0], atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("name", "channels", "size", "count"),
+    [
+        ("cnn", 1, 28, 2464), ("cnn", 3, 28, 2864), ("cnn3", 3, 32, 10_853),
+        ("unterthiner", 1, 28, 4970), ("mlp", 1, 28, 25_450),
+    ],
+)  # fmt: skip
+def test_the_published_architectures_have_their_sizes(name, channels, size, count):
+    spec = hj.architecture(name, channels=channels, activation="relu", image_size=(size, size))
+    assert (spec.num_params, spec.channels, spec.num_classes) == (count, channels, 10)
+    logits = hj.network(spec).apply(vectors_of(spec, 1)[0], images_of(spec, 2))
+    assert logits.shape == (2, 10)
+
+
+def own(channels, activation, image_size, classes):
+    """An architecture of a user's own."""
+    return architectures.mlp_spec(channels, activation, image_size, classes, widths=(3,))
+
+
+def test_an_architecture_of_ones_own():
+    known = {"channels": 2, "activation": "silu", "image_size": (2, 3), "classes": 4}
+    spec = hj.architecture(f"{__name__}:own", **known)
+    assert spec.layers[0].shape == (3, 12)
+    assert (spec.activation, spec.num_classes) == ("silu", 4)
+    for name, message in (
+        ("vgg", r"architecture .vgg.; there is: cnn, cnn3, mlp, module:function, unterthiner"),
+        ("no_such_module:f", "No module named 'no_such_module'"),
+        (f"{__name__}:gone", "has no attribute 'gone'"),
+        (f"{__name__}:vectors_of", "returned a|takes"),
+    ):
+        with pytest.raises(HyperJaxError, match=message):
+            hj.architecture(name, **known)
+    with pytest.raises(HyperJaxError, match="for 2 channels and 4 classes; the images have 3"):
+        architectures.checked("x:y", spec, channels=3, classes=4)
+
+
+@pytest.mark.parametrize(
+    ("number", "change", "message"),
+    [
+        (0, {"shape": (4, 2, 12, 3)}, "layer 'a' .* has no outputs, for its inputs have 9 x 11"),
+        (1, {"shape": (5, 3, 2, 3)}, "layer 'b' .* would get 4 channels"),
+        (1, {"window": 9}, "layer 'b' .* has no outputs"),
+        (2, {"shape": (3, 6)}, "layer 'out' .* would get 5 inputs"),
+        (2, {"kind": "conv", "shape": (3, 5, 1, 1)}, "layer 'out' .* has to be dense"),
+    ],
+)
+def test_layers_that_do_not_fit_are_named(number, change, message):
+    layers = list(SPECS["strides"].layers)
+    layers[number] = dataclasses.replace(layers[number], **change)
+    with pytest.raises(HyperJaxError, match=message):
+        sequential.output_sizes(WeightSpec(tuple(layers), "tanh", (9, 11)))
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"kind": "dense", "shape": (3, 4), "stride": 2}, {"kind": "dense", "shape": (3, 4, 1)},
+        {"kind": "conv", "shape": (3, 4, 1, 1), "pool": "median"},
+        {"kind": "conv", "shape": (3, 4, 1, 1), "stride": 0},
+        {"kind": "conv", "shape": (3, 4, 1, 1), "window": -1, "pool": "max"},
+        {"kind": "conv", "shape": (3, 0, 1, 1)}, {"kind": "pool", "shape": (3, 4)},
+    ],
+)  # fmt: skip
+def test_layers_that_there_are_not(fields):
+    with pytest.raises(HyperJaxError, match="'odd'"):
+        LayerSpec("odd", **fields)
+
+
+@pytest.mark.parametrize("name", SPECS)
+def test_specs_survive_a_file(name):
+    spec = SPECS[name]
+    assert weights.from_json(weights.to_json(spec)) == spec
