@@ -45,7 +45,10 @@ class TrainingConfig:
 class ZooConfig:
     """A population of networks that differ only by seed."""
 
-    model: str = "cnn"  # cnn, cnn3, unterthiner, mlp, or module:function (models/architectures.py)
+    # a zoo file, or networks of others (see `hyperjax import`), in place of training any
+    path: str = ""
+    # cnn, cnn3, unterthiner, mlp, module:function (models/architectures.py); "": as imported
+    model: str = "cnn"
     widths: tuple[int, ...] = (32,)  # of the hidden layers of mlp
     num_members: int = _number(1000, 3)
     epochs: int = 50
@@ -272,7 +275,7 @@ class Config:
     """One run: images, zoo, hyper-representation, samplers, evaluation."""
 
     seed: int = _number(0, 0, 2**32 - 1)
-    dataset: str = "mnist"
+    dataset: str = "mnist"  # "": no images, of a zoo that was trained elsewhere
     data_dir: str = "data"
     image_size: int = _number(28, 1)  # height and width to which images are brought
     num_train: int = _number(0)  # training images; 0: all that validation leaves

@@ -14,6 +14,10 @@ def check_zoo(config: Any) -> None:
         raise HyperJaxError(
             f"config field zoo.split: got {zoo.split}, expected three shares that sum to 1"
         )
+    if not zoo.path and not config.dataset:
+        raise HyperJaxError("config field dataset: to train a zoo, images are needed; name them")
+    if not zoo.path and not zoo.model:
+        raise HyperJaxError("config field zoo.model: to train a zoo, name its architecture")
     for field, epochs in (
         ("zoo.snapshots", zoo.snapshots),
         ("autoencoder.data.epochs_seen", seen),
@@ -21,6 +25,8 @@ def check_zoo(config: Any) -> None:
     ):
         if list(epochs) != sorted(set(epochs)) or min(epochs, default=0) < 0:
             raise HyperJaxError(f"config field {field}: got {epochs}, expected rising epochs")
+    if zoo.path:  # whose snapshots are those that it has
+        return
     if zoo.snapshots and (set(seen) - set(zoo.snapshots) or max(zoo.snapshots) != zoo.epochs):
         raise HyperJaxError(
             "config field zoo.snapshots: must hold autoencoder.data.epochs_seen and end with "

@@ -32,27 +32,36 @@ Reconstructions = dict[tuple[str, str], Reconstruction]  # by (hyper-representat
 
 
 def reconstructions(
-    hyperreps: Mapping[str, HyperRep], data: WeightData, task: Task
+    hyperreps: Mapping[str, HyperRep], data: WeightData, task: Task | None
 ) -> Reconstructions:
-    """Reconstruct train and test members; the test split took no part in any choice."""
+    """Reconstruct train and test members; the test split took no part in any choice. Without a
+    task, accuracies and disagreement are NaN."""
     result = {}
     for part, members in (("train", data.train), ("heldout", data.test)):
-        original = evaluation.evaluate(task, members[:, -1], task.test).accuracy
+        original, _ = _on_images(task, members[:, -1])
         for name, model in hyperreps.items():
             vectors = members.reshape(-1, members.shape[-1])
             outputs = hyperrep.reconstruct(model, vectors, aligned=True)
             mean, std = data.train_vectors.mean(0), np.asarray(model.statistics.layer_std)
             last = outputs.reshape(members.shape)[:, -1]
-            measured = evaluation.evaluate(task, last, task.test)
+            accuracy, disagreement = _on_images(task, last)
             result[name, part] = Reconstruction(
                 r2=losses.r_squared(model.spec, outputs, vectors, mean, std),
                 original_accuracy=original,
-                accuracy=measured.accuracy,
-                disagreement=float(metrics.pairwise_disagreement(measured.predictions)),
+                accuracy=accuracy,
+                disagreement=disagreement,
                 original=members[:, -1],
                 reconstructed=last,
             )
     return result
+
+
+def _on_images(task: Task | None, vectors: np.ndarray) -> tuple[np.ndarray, float]:
+    """Test accuracy of networks, and how much they disagree; NaN without images."""
+    if task is None:
+        return np.full(len(vectors), np.nan, np.float32), float("nan")
+    found = evaluation.evaluate(task, vectors, task.test)
+    return found.accuracy, float(metrics.pairwise_disagreement(found.predictions))
 
 
 class Conditioned(NamedTuple):

@@ -49,16 +49,17 @@ def load_target(name: str, trained: Run, data_dir: str = "") -> Target:
     if folder.is_dir():
         run = load(folder, data_dir=data_dir)
         models = run.zoo  # first: it may not be there
-        config, images = run.config, run.images
+        config, task, fingerprint = run.config, run.task, run.images.fingerprint
+        _check_architecture(name, config.dataset, task.engine.spec, trained)
     else:
         models, config = None, read_config(name)
         if data_dir:
             config = dataclasses.replace(config, data_dir=data_dir)
         images = images_of(config)
-    spec = architecture_of(config.zoo, images)
-    _check_architecture(name, config.dataset, spec, trained)
-    task = make_task(make_engine(config.zoo, spec), images)
-    return Target(config.dataset, config, images.fingerprint, task, models)
+        spec = architecture_of(config.zoo, images)
+        _check_architecture(name, config.dataset, spec, trained)
+        task, fingerprint = make_task(make_engine(config.zoo, spec), images), images.fingerprint
+    return Target(config.dataset, config, fingerprint, task, models)
 
 
 def _check_architecture(name: str, dataset: str, spec: WeightSpec, trained: Run) -> None:

@@ -15,6 +15,7 @@ from hyperjax.app.progress import console
 from hyperjax.app.run import VAE, Run, load
 from hyperjax.config import to_dict
 from hyperjax.errors import HyperJaxError, unknown
+from hyperjax.models.architectures import zoo_cnn_spec
 from hyperjax.report import page
 from hyperjax.report.page import Section
 from hyperjax.store import files, workdir
@@ -73,7 +74,10 @@ def _samplers(trained: Run) -> tuple[str, ...]:
     """All that the workdir has what they need for."""
     if not trained.has_denoiser:
         return samplers_lib.names()
-    return (*samplers_lib.names(denoiser=True), *_WRAPPED)
+    wrapped = [
+        name for name in _WRAPPED if trained.has_images or not samplers_lib.is_repaired(name)
+    ]
+    return (*samplers_lib.names(denoiser=True), *wrapped)
 
 
 def _run(
@@ -110,7 +114,7 @@ def _report(
     when, commit = run_info["time"], run_info["commit"]
     made = f"Made {when[:16].replace('T', ' ')} UTC by {run_info['command']}"
     made += f" at commit {commit}" if commit else ""
-    title = f"HyperJAX on {context.trained.config.dataset}"
+    title = f"HyperJAX on {context.trained.config.dataset or context.trained.config.zoo.path}"
     overview = registry.load("overview")
     facts = overview.facts(context, run_info)
     page.write_report(folder, title, facts, sections, made=made, order=order)
@@ -127,7 +131,7 @@ def _report(
 def _announce(context: Context, chosen: Sequence[str]) -> None:
     """Say what the fine-tuning of populations takes, the bulk of the work, or refuse it."""
     number, stages = len(populations.sources(context)), []
-    wanted = [(context.home, "tab1" in chosen)]
+    wanted = [(context.home, True)] if "tab1" in chosen else []
     wanted += [(target, "tab2" in chosen) for target in context.targets]
     for target, tuned in wanted:
         epochs = target.config.evaluation.epochs
@@ -185,8 +189,12 @@ def _chosen(registry: ModuleType, request: Request, trained: Run) -> tuple[str, 
     if not trained.has_denoiser:
         reason = "without a denoiser (config field denoiser.training.steps)"
         lacking |= dict.fromkeys(registry.NEED_DENOISER, reason)
-    if trained.config.zoo.model != "cnn":
-        reason = "for networks other than the paper's (config field zoo.model)"
+    if not trained.has_images:
+        reason = "without images (config field dataset)"
+        others = [name for name in registry.DESCRIPTIONS if name not in registry.IMAGELESS]
+        lacking |= dict.fromkeys(others, reason)
+    elif trained.zoo.spec.layers != zoo_cnn_spec(trained.zoo.spec.channels, "tanh").layers:
+        reason = "for networks other than the paper's CNN"
         lacking |= dict.fromkeys(registry.NEED_CNN, reason)
     lacking |= dict.fromkeys(registry.HOURS, "unless --experiments names it")
     for name, reason in lacking.items():

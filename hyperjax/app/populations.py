@@ -200,7 +200,7 @@ def sampled(
             return path, made
     drawn = draw(run, sampler, count, hyperrep=name, seed=seed)
     metrics = {}
-    for part in PARTS:
+    for part in PARTS if run.has_images else ():
         result = evaluation.evaluate(run.task, drawn.weights[:, 0], getattr(run.task, part))
         metrics[f"{part}_loss"] = result.loss[:, None]
         metrics[f"{part}_accuracy"] = result.accuracy[:, None]

@@ -12,6 +12,7 @@ import numpy as np
 
 from hyperjax import config as config_lib
 from hyperjax import zoo
+from hyperjax.app import foreign_zoo
 from hyperjax.config import VARIANTS, AutoencoderConfig, Config, override
 from hyperjax.data.images import ImageData, load_images
 from hyperjax.diffusion import Denoiser
@@ -56,10 +57,18 @@ class Run:
     def images(self) -> ImageData:
         return images_of(self.config)
 
+    @property
+    def has_images(self) -> bool:
+        return bool(self.config.dataset)
+
     @cached_property
     def task(self) -> Task:
-        spec = architecture_of(self.config.zoo, self.images)
-        return make_task(make_engine(self.config.zoo, spec), self.images)
+        config = self.config.zoo
+        spec = self.zoo.spec if config.path else architecture_of(config, self.images)
+        task = make_task(make_engine(config, spec), self.images)
+        if config.path:
+            foreign_zoo.check_images(self.zoo, task)
+        return task
 
     @cached_property
     def zoo(self) -> Zoo:
@@ -126,6 +135,11 @@ class Run:
     def moments(self) -> Moments:
         """The two moments of the training images. Raises HyperJaxError if they are not there."""
         path = workdir.moments_path(self.folder)
+        if not path.exists() and not self.has_images:
+            raise HyperJaxError(
+                f"{path}: repair: needs the moments of the images that the networks were trained "
+                "on, and no images are known; put those there that a workdir of the same images has"
+            )
         if not path.exists():
             raise HyperJaxError(
                 f"{path}: there are no moments of the training images, which repair: needs; "
@@ -241,7 +255,12 @@ def load(
 
 
 def images_of(config: Config) -> ImageData:
-    """The data set of a configuration. Raises HyperJaxError if it is not there."""
+    """The data set of a configuration. Raises HyperJaxError if it has none, or it is not there."""
+    if not config.dataset:
+        raise HyperJaxError(
+            "this needs images, and the workdir's networks come without any: config field dataset "
+            "names the data set that they were trained on"
+        )
     return load_images(
         config.dataset, config.data_dir, seed=config.seed, num_train=config.num_train,
         num_val=config.num_val, size=config.image_size,

@@ -38,9 +38,10 @@ def run(
         path, drawn = populations.sampled(trained, sampler, num_samples, name, seed, output)
         entry["output"] = str(path)
     texts = []
-    for part in ("val", "test"):
+    for part in ("val", "test") if trained.has_images else ():
         accuracy = 100 * drawn.metrics[f"{part}_accuracy"]
         texts.append(f"{part} accuracy {np.mean(accuracy):.1f} ± {np.std(accuracy):.1f} %")
-    console.print(f"{num_samples} models from {sampler} ({name}): {', '.join(texts)}, as decoded")
+    measured = f": {', '.join(texts)}, as decoded" if texts else ""
+    console.print(f"{num_samples} models from {sampler} ({name}){measured}")
     console.print(f"written to {path}")
     return path

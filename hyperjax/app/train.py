@@ -1,5 +1,6 @@
 """`train.py`: the zoo, then the hyper-representations that the configuration asks for."""
 
+import dataclasses
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,7 +11,7 @@ import jax
 import numpy as np
 
 from hyperjax import distributed, zoo
-from hyperjax.app import plan, progress, stage, train_denoiser
+from hyperjax.app import foreign_zoo, plan, progress, stage, train_denoiser
 from hyperjax.app.progress import console
 from hyperjax.app.run import Run, main_name, set_precision, variants
 from hyperjax.app.stage import Stage
@@ -28,8 +29,12 @@ from hyperjax.store import files, hyperrep_file, workdir
 def run(config: Config, folder: Path) -> Run:
     """Make what the workdir lacks; on a finished one, say so."""
     set_precision(config)
+    config = foreign_zoo.resolved(config)
     made = Run(folder, config)
-    source = made.images.source  # a folder is not claimed before its images are known to be there
+    # a folder is not claimed before its images are known to be there
+    source, data = "none", None
+    if made.has_images:
+        source, data = made.images.source, made.images.fingerprint
     with workdir.lock(folder):
         if config.denoiser.training.steps and made.has_denoiser:
             train_denoiser.check_denoiser(made)  # before its settings replace those of the workdir
@@ -38,7 +43,7 @@ def run(config: Config, folder: Path) -> Run:
         if not missing:
             console.print(f"{folder} is finished: nothing to train")
             return made
-        facts = {"seed": config.seed, "data": made.images.fingerprint, "source": source}
+        facts = {"seed": config.seed, "data": data, "source": source}
         with workdir.recorded(folder, **facts) as entry:
             _compare_versions(folder, entry)
             entry["stages"] = {}
@@ -50,7 +55,8 @@ def run(config: Config, folder: Path) -> Run:
 def _products(config: Config, folder: Path) -> list[Path]:
     """What a finished workdir holds."""
     names = variants(config)
-    found = [workdir.zoo_path(folder), workdir.moments_path(folder)]
+    found = [workdir.zoo_path(folder)]
+    found += [workdir.moments_path(folder)] if config.dataset else []
     found += [workdir.hyperrep_path(folder, name) for name in names]
     return found + ([workdir.denoiser_path(folder)] if config.denoiser.training.steps else [])
 
@@ -69,14 +75,20 @@ def _compare_versions(folder: Path, entry: dict[str, Any]) -> None:
 def _build(made: Run, stages: dict[str, float]) -> None:
     """`stages` receives the seconds of what is made from its beginning."""
     config, folder, path = made.config, made.folder, workdir.zoo_path(made.folder)
-    _announce(made)
-    with _timed(stages, "zoo", path, path.with_suffix(".checkpoints")):
-        title = f"zoo {config.dataset}"
-        make_population(path, zoo_recipe(config, made.images), config, made.task, title)
-    make_moments(made)
+    if config.zoo.path:
+        foreign_zoo.make_zoo(config, path)
+        if made.has_images:
+            foreign_zoo.measure(path, made.task, config.autoencoder.data.epochs_seen)
+        _announce(made)
+    else:
+        _announce(made)
+        with _timed(stages, "zoo", path, path.with_suffix(".checkpoints")):
+            title = f"zoo {config.dataset}"
+            make_population(path, zoo_recipe(config, made.images), config, made.task, title)
+    if made.has_images:
+        make_moments(made)
     if not any(workdir.hyperrep_path(folder, name).exists() for name in variants(config)):
-        if 0 in made.zoo.epochs:
-            _describe_zoo(made)
+        _describe_zoo(made)
         if config.autoencoder.data.align:
             console.print("aligning the zoo to a reference member ...")
     for name in variants(config):
@@ -105,19 +117,22 @@ def _timed(
 
 def _announce(made: Run) -> None:
     """Say what is going to be made and what it takes, or refuse it."""
-    config, folder, engine, stages = made.config, made.folder, made.task.engine, []
-    if not workdir.zoo_path(folder).exists():
-        members, epochs = config.zoo.num_members, config.zoo.epochs
-        images = made.images.num_images
+    config, folder, stages = made.config, made.folder, []
+    if workdir.zoo_path(folder).exists():
+        spec, members = made.zoo.spec, len(made.zoo.members)
+    else:
+        engine, members, epochs = made.task.engine, config.zoo.num_members, config.zoo.epochs
+        images, spec = made.images.num_images, engine.spec
         stages += [plan.population_stage("zoo", engine, config.zoo, images, members, epochs)]
+    zoo = dataclasses.replace(config.zoo, num_members=members)
     for name, variant in variants(config).items():
         if not workdir.hyperrep_path(folder, name).exists():
             title = f"hyper-representation {name}"
-            stages += [plan.autoencoder_stage(title, variant, config.zoo, engine.spec)]
+            stages += [plan.autoencoder_stage(title, variant, zoo, spec)]
     if config.denoiser.training.steps and not workdir.denoiser_path(folder).exists():
-        stages += [plan.denoiser_stage(config.denoiser, config.zoo, engine.spec)]
+        stages += [plan.denoiser_stage(config.denoiser, zoo, spec)]
     if stages:
-        plan.announce(stages, folder, list(engine.mesh.devices.flat))
+        plan.announce(stages, folder, jax.devices())
 
 
 def zoo_recipe(config: Config, images: ImageData) -> Recipe:
@@ -144,12 +159,15 @@ def _describe_zoo(made: Run) -> None:
     models, parts = made.zoo, made.split
     usable = sum(map(len, parts))
     accuracy = 100 * np.asarray(models.metrics["test_accuracy"])[np.concatenate(parts), -1]
+    measured = f"test accuracy {accuracy.mean():.1f} ± {accuracy.std():.1f} %"
     console.print(
         f"zoo: {usable} of {len(models.members)} members usable "
         f"({len(parts.train)} train, {len(parts.val)} validation, {len(parts.test)} test), "
-        f"test accuracy {accuracy.mean():.1f} ± {accuracy.std():.1f} % after epoch "
+        f"{'accuracy not known' if np.isnan(accuracy).all() else measured} after epoch "
         f"{models.epochs[-1]}"
     )
+    if 0 not in models.epochs:
+        return
     correlation = zoo.init_correlation(models)
     text = ", ".join(f"{name} {value:.2f}" for name, value in correlation.items())
     console.print(f"zoo: correlation of final with initial weights: {text}")
@@ -174,7 +192,7 @@ def make_hyperrep(name: str, run: Run) -> None:
         "best_step": int(result.best_step),
         "best_score": float(result.best_score),
         "selected_by": config.training.select,
-        **validate(trained, run.data, run.task),
+        **validate(trained, run.data, run.task if run.has_images else None),
     }
     progress.console.print(f"hyper-representation {name}: {chosen(config, info['best_step'])}")
     hyperrep_file.write(path, trained, info)
@@ -192,6 +210,7 @@ def chosen(config: Any, best_step: int) -> str:
 
 def _train(name: str, trainer: Trainer, stats: Any, run: Run, checkpoints: Path) -> Progress:
     c, data = trainer.config.training, run.data
+    task = run.task if run.has_images else None
     placed, placed_stats = training.place(trainer, (data.train_vectors, stats))
     key = root_key(run.config.seed, Stream.HYPERREP)
 
@@ -203,7 +222,7 @@ def _train(name: str, trainer: Trainer, stats: Any, run: Run, checkpoints: Path)
 
     def judged(params: Any) -> dict[str, float]:
         model = HyperRep(trainer.config, trainer.spec, params, placed_stats, run.reference)
-        return validate(model, data, run.task)
+        return validate(model, data, task)
 
     def steps(begun: Progress) -> Any:
         return training.run(trainer, begun, placed, placed_stats, judged)

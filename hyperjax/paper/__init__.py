@@ -32,6 +32,7 @@ NEED_TARGETS = ("tab2", "tab3")  # experiments that are about another data set
 NEED_VAE = ("vae",)
 HOURS = ("scaling",)  # only if asked for
 NEED_DENOISER = ("denoiser",)
+IMAGELESS = ("fig2", "figD", "denoiser")  # the others need the images of the networks
 NEED_CNN = ("tab4",)  # which hands the weights of the paper's network on to others
 
 

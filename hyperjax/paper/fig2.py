@@ -12,7 +12,8 @@ from hyperjax.weights import WeightSpec
 
 def run(context: Context) -> Reconstructions:
     trained = context.trained
-    return reconstruction.reconstructions(trained.pair, trained.data, trained.task)
+    task = trained.task if trained.has_images else None
+    return reconstruction.reconstructions(trained.pair, trained.data, task)
 
 
 def section(context: Context, result: Reconstructions) -> Section:

@@ -15,15 +15,14 @@ from hyperjax.report.tables import Cell, Spread, Table
 def facts(context: Context, run_info: dict) -> dict[str, str]:
     """What the report's figures were made with and on, as of the last command."""
     trained = context.trained
-    config, data, parts = trained.config, trained.images, trained.split
+    config, parts = trained.config, trained.split
     device = f"{len(run_info['devices'])} x {run_info['devices'][0]} ({run_info['cores']} cores)"
-    versions, count = run_info["versions"], trained.images.num_images
+    versions, models = run_info["versions"], trained.zoo
     return {
-        "data set": f"{data.name} ({data.source}, fingerprint {data.fingerprint})",
-        "images": f"{count['train']} train, {count['val']} validation, {count['test']} test",
-        "zoo": f"{len(trained.zoo.members)} members, {config.zoo.epochs} epochs; split by member "
+        **_images(trained),
+        "zoo": f"{len(models.members)} members, {models.epochs[-1]} epochs; split by member "
         f"{len(parts.train)} / {len(parts.val)} / {len(parts.test)}; "
-        f"{len(trained.zoo.members) - sum(map(len, parts))} left out (diverged)",
+        f"{len(models.members) - sum(map(len, parts))} left out (diverged)",
         "autoencoder": _architecture(trained),
         **{f"{HYPERREPS[name]}, used as of": _chosen(trained, name) for name in trained.hyperreps},
         "samples": f"{context.num_samples} per population",
@@ -33,6 +32,16 @@ def facts(context: Context, run_info: dict) -> dict[str, str]:
         f"jax {versions['jax']}, Python {run_info['python']}",
         "last command": run_info["command"],
         "date": run_info["time"],
+    }
+
+
+def _images(trained: Run) -> dict[str, str]:
+    if not trained.has_images:
+        return {"data set": f"none; networks of {trained.config.zoo.path}"}
+    data, count = trained.images, trained.images.num_images
+    return {
+        "data set": f"{data.name} ({data.source}, fingerprint {data.fingerprint})",
+        "images": f"{count['train']} train, {count['val']} validation, {count['test']} test",
     }
 
 
