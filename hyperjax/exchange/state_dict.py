@@ -233,7 +233,8 @@ def _inferred(
             return Layout(spec, names, tuple(assumed))
     raise HyperJaxError(
         f"no sequence of valid convolutions, with or without 2 x 2 max-pooling, has these shapes "
-        f"({problem}); name the architecture, as cnn3 or module:function"
+        f"for images of {size[0]} x {size[1]} pixels ({problem}); name the architecture, as cnn3 "
+        "or module:function"
     )
 
 

@@ -1,13 +1,14 @@
 """Networks that were trained elsewhere through the whole product, as a user calls it."""
 
-import json
+import re
+import shlex
 from types import SimpleNamespace
 
 import jax
 import numpy as np
 import pytest
 from exchange_cases import zoo_of
-from script_calls import call
+from script_calls import ROOT, call
 
 import hyperjax as hj
 from hyperjax.config import TrainingConfig, ZooConfig
@@ -16,6 +17,8 @@ from hyperjax.exchange import export, sources
 from hyperjax.store import zoo_file
 
 NAMES = (("net.0.weight", "net.0.bias"), ("net.2.weight", "net.2.bias"))
+PAGE = (ROOT / "docs" / "networks.md").read_text()
+COMMAND = ("-m", "hyperjax")
 SMALL = (
     "--config=configs/zoo_folder.py:smoke", "--config.autoencoder.variants=()",
     "--config.autoencoder.training.steps=4", "--config.autoencoder.training.eval_every=2",
@@ -43,42 +46,55 @@ def done(env, *command):
     return " ".join(result.stdout.split())
 
 
-def test_with_images(env, networks, tmp_path):
-    """Trained on, sampled, evaluated and fine-tuned on the images that are named; exported."""
-    folder = tmp_path / "mine"
-    text = done(
-        env, "train.py", *SMALL, f"--workdir={folder}", f"--config.zoo.path={networks.folder}",
-        "--config.dataset=digits", "--config.num_val=200", "--config.num_train=100",
-    )  # fmt: skip
-    assert "assumed: that it is the architecture mlp" in text
-    assert "measuring them on the images at hand" in text
-    run = hj.load(folder)
+def test_the_page_on_ones_own_networks(env, networks, tmp_path):
+    """Every command of docs/networks.md, at a smaller scale, then its Python."""
+    blocks = re.findall(r"```sh\n(.*?)```", PAGE, flags=re.S)
+    lines = "".join(blocks).replace("\\\n", " ").splitlines()
+    places = {
+        "--source=networks": f"--source={networks.folder}",
+        "zoo.safetensors": f"{tmp_path}/zoo.safetensors",
+        "samples.safetensors": f"{tmp_path}/samples.safetensors",
+        "runs/mine": f"{tmp_path}/mine",
+        "=exported": f"={tmp_path}/exported",
+        "--config=zoo_folder:small": " ".join(SMALL),
+    }
+    texts = {}
+    for line in lines:
+        for name, place in places.items():
+            line = line.replace(name, place)
+        program, *arguments = shlex.split(line)
+        assert program == "hyperjax"
+        texts[arguments[0]] = done(env, *COMMAND, *arguments)
+    assert list(texts) == ["import", "train", "sample", "evaluate", "export"]
+    assert "assumed: that it is the architecture mlp" in texts["import"]
+    assert "measuring them on the images at hand" in texts["train"]
+    run = hj.load(tmp_path / "mine")
     np.testing.assert_array_equal(run.zoo.weights, networks.zoo.weights)
     assert run.config.autoencoder.data.epochs_seen == (1,)  # the one that there is
     accuracy = run.zoo.metrics["test_accuracy"]
     np.testing.assert_allclose(accuracy, networks.zoo.metrics["test_accuracy"], atol=1e-6)
     assert accuracy.mean() > 0.7  # of ten classes
-    done(env, "sample.py", f"--workdir={folder}", "--sampler=joint30", "--num_samples=3")
-    (path,) = (folder / "samples").glob("joint30-*")
-    assert zoo_file.read(path).metrics["test_accuracy"].shape == (3, 1)
-    text = done(
-        env, "evaluate.py", f"--workdir={folder}", "--experiments=fig2,tab1,novelty",
-        "--samplers=joint,average,repair:average", "--config.evaluation.epochs=(0,1)",
-    )  # fmt: skip
-    report = json.loads((folder / "report" / "tab1.json").read_text())
-    assert report
-    paths = export.export(zoo_file.read(path), tmp_path / "out", "torch", tensors=NAMES)
-    state = sources.tensors_of(paths[0])
-    assert list(state) == [name for names in NAMES for name in names]
-    assert state["net.0.weight"].shape == (16, 784)
+    drawn = zoo_file.read(tmp_path / "samples.safetensors")
+    assert drawn.metrics["test_accuracy"].shape == (10, 1)
+    paths = sorted((tmp_path / "exported").iterdir())
+    assert len(paths) == 10
+    state = sources.tensors_of(paths[3])
+    np.testing.assert_array_equal(
+        np.concatenate([x.ravel() for x in state.values()]), drawn.weights[3, 0]
+    )
+    (code,) = re.findall(r"```python\n(.*?)```", PAGE, flags=re.S)
+    code = code.replace("runs/mine", f"{tmp_path}/mine").replace('"folder"', f'"{tmp_path}/hub"')
+    namespace = {}
+    exec(code, namespace)
+    assert namespace["hyperrep"].spec == run.zoo.spec
 
 
 def test_without_images(env, networks, tmp_path):
     """Reconstruction and geometry; what needs images says so."""
-    zoo = tmp_path / "zoo.safetensors"
-    hj.import_zoo(networks.folder, zoo, activation="relu")
     folder = tmp_path / "blind"
-    text = done(env, "train.py", *SMALL, f"--workdir={folder}", f"--config.zoo.path={zoo}")
+    text = done(
+        env, "train.py", *SMALL, f"--workdir={folder}", f"--config.zoo.path={networks.folder}"
+    )
     assert "accuracy not known" in text
     assert not (folder / "zoo" / "moments.safetensors").exists()
     text = done(env, "evaluate.py", f"--workdir={folder}", "--samplers=joint,kde")
@@ -95,44 +111,34 @@ def test_without_images(env, networks, tmp_path):
         assert "config field dataset names the data set" in " ".join(refused.stderr.split())
 
 
-def test_images_of_another_size_are_refused(env, networks, tmp_path):
-    refused = call(
-        env, "train.py", *SMALL, f"--workdir={tmp_path / 'mine'}", "--config.dataset=digits",
-        f"--config.zoo.path={networks.folder}", "--config.image_size=20", "--config.num_val=200",
-        "--config.num_train=100",
+def test_fine_tuning_of_networks_from_elsewhere(env, networks, tmp_path):
+    """tab1 and repaired samples; images of another size are refused."""
+    command = (
+        "train.py", *SMALL, f"--workdir={tmp_path / 'mine'}", "--config.dataset=digits",
+        f"--config.zoo.path={networks.folder}", "--config.num_val=200", "--config.num_train=100",
     )  # fmt: skip
+    refused = call(env, *command, "--config.image_size=20")
     assert refused.returncode == 2
-    assert "images of shape (20, 20, 1)" in " ".join(refused.stderr.split()) or (
-        "784 inputs" in refused.stderr or "would get" in refused.stderr
-    )
+    assert "20 x 20 pixels" in " ".join(refused.stderr.split())
+    done(env, *command)
+    done(
+        env, "evaluate.py", f"--workdir={tmp_path / 'mine'}", "--experiments=tab1",
+        "--samplers=joint,repair:average", "--config.evaluation.epochs=(0,1)",
+    )  # fmt: skip
+    text = (tmp_path / "mine" / "report" / "index.html").read_text()
+    assert "repair:average" in text
 
 
-def test_the_commands_import_and_export(env, tmp_path):
-    zoo = zoo_of(networks_spec(), members=3)
-    paths = export.export(zoo, tmp_path / "dicts", "safetensors", tensors=NAMES)
-    file = tmp_path / "zoo.safetensors"
-    command = ("-m", "hyperjax")
-    text = done(
-        env, *command, "import", f"--source={paths[0].parent}", f"--output={file}",
-        "--activation=relu",
-    )  # fmt: skip
-    assert "3 members, 0 left out; no metrics" in text
-    text = done(
-        env, *command, "export", f"--source={file}", f"--output={tmp_path / 'out'}",
-        "--members=2,0", "--form=safetensors",
-    )  # fmt: skip
-    assert "2 files in" in text
-    out = tmp_path / "out"
-    assert sorted(path.name for path in out.iterdir()) == [
-        "00000000.safetensors",
-        "00000002.safetensors",
-    ]
+def test_rows_of_a_zoo_are_exported(env, tmp_path):
+    spec = hj.architecture("mlp", channels=1, activation="relu", image_size=(28, 28))
+    paths = export.export(zoo_of(spec, 3), tmp_path / "dicts", "safetensors", tensors=NAMES)
+    file, out = tmp_path / "zoo.safetensors", tmp_path / "out"
+    hj.import_zoo(paths[0].parent, file, activation="relu")
+    command = (*COMMAND, "export", f"--source={file}", f"--output={out}")
+    assert "2 files in" in done(env, *command, "--members=2,0", "--form=safetensors")
+    assert [path.stem for path in sorted(out.iterdir())] == ["00000000", "00000002"]
     assert (out / "00000002.safetensors").read_bytes() == paths[2].read_bytes()
-    refused = call(env, *command, "export", f"--source={file}", f"--output={out}", "--members=3")
+    refused = call(env, *command, "--members=3")
     assert refused.returncode == 2
     assert "rows 0 to 2" in refused.stderr
-    assert "torch" in done(env, *command, "export", "--list")
-
-
-def networks_spec():
-    return hj.architecture("mlp", channels=1, activation="relu", image_size=(28, 28))
+    assert "torch" in done(env, *COMMAND, "export", "--list")
