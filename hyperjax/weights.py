@@ -26,6 +26,7 @@ from hyperjax.types import Array, Params
 
 KINDS = ("conv", "dense")
 POOLS = ("", "max", "mean")
+NORMS = ("", "batch", "group")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,6 +43,10 @@ class LayerSpec:
       pool: "max" or "mean" after a convolution, "": none.
       window: height, width and stride of the pooling; 0: all positions (global).
       pool_last: whether pooling comes after the activation, in place of before.
+      norm: normalisation of the outputs, before pooling and activation, with a scale and a shift
+        per neuron: "batch", by running statistics, which are weights too, and "group", by those of
+        an example over all positions of `groups` groups of neurons; "": none.
+      groups: of "group"; 1 is layer normalisation.
     """
 
     name: str
@@ -53,6 +58,8 @@ class LayerSpec:
     pool: str = ""
     window: int = 2
     pool_last: bool = False
+    norm: str = ""
+    groups: int = 1
 
     def __post_init__(self):
         if self.kind not in KINDS or len(self.shape) != (4 if self.kind == "conv" else 2):
@@ -62,6 +69,12 @@ class LayerSpec:
             )
         if self.pool not in POOLS:
             raise unknown(f"pooling of layer {self.name!r}", self.pool, POOLS)
+        if self.norm not in NORMS:
+            raise unknown(f"normalisation of layer {self.name!r}", self.norm, NORMS)
+        if self.groups < 1 or self.num_neurons % self.groups:
+            raise HyperJaxError(
+                f"layer {self.name!r}: {self.num_neurons} neurons in {self.groups} groups"
+            )
         plain = (self.stride, self.padding, self.pool) == (1, 0, "")
         if self.kind == "dense" and not plain:
             raise HyperJaxError(
@@ -78,14 +91,21 @@ class LayerSpec:
         return self.shape[0]
 
     @property
+    def values(self) -> tuple[str, ...]:
+        """What each neuron has besides its incoming weights, in the order of the vector."""
+        affine = ("scale", "shift") if self.norm else ()
+        running = ("mean", "var") if self.norm == "batch" else ()
+        return (*(("bias",) if self.bias else ()), *affine, *running)
+
+    @property
     def token_size(self) -> int:
-        """Incoming weights of one neuron, and its bias."""
-        return int(np.prod(self.shape[1:])) + self.bias
+        """Incoming weights of one neuron, and its values."""
+        return math.prod(self.shape[1:]) + len(self.values)
 
     @property
     def num_weights(self) -> int:
-        """Without the biases."""
-        return int(np.prod(self.shape))
+        """Without the neurons' values."""
+        return math.prod(self.shape)
 
     @property
     def num_params(self) -> int:
@@ -167,7 +187,8 @@ def layer_ids(spec: WeightSpec) -> np.ndarray:
 def split_layer(layer: LayerSpec, block: Array) -> tuple[Array, Array]:
     """One layer's part of a flat vector -> weights [..., *shape] and bias [..., out].
 
-    The bias of a layer without one is [..., 0].
+    The bias of a layer without one is [..., 0]; of a layer that is normalised, all values of its
+    neurons follow, one kind after another.
     """
     cut = layer.num_weights
     return block[..., :cut].reshape(*block.shape[:-1], *layer.shape), block[..., cut:]
@@ -183,7 +204,7 @@ def unflatten(spec: WeightSpec, vectors: Array) -> Params:
     """Flat vectors [..., D] -> linen parameters {layer: {kernel, bias}} with leading axes `...`.
 
     Kernels get Flax's axis order: (height, width, in, out) or (in, out). Layers without bias
-    get a kernel alone.
+    get a kernel alone, those that are normalised also scale, shift and running mean and var.
 
     >>> params = hj.unflatten(zoo.spec, zoo.weights[0, -1])
     >>> params["fc1"]["kernel"].shape, params["fc1"]["bias"].shape
@@ -191,14 +212,14 @@ def unflatten(spec: WeightSpec, vectors: Array) -> Params:
     """
     _check_last_axis(spec, vectors)
     params, batch, lead = {}, vectors.shape[:-1], tuple(range(vectors.ndim - 1))
-    sizes = [(layer.num_weights, layer.num_params - layer.num_weights) for layer in spec.layers]
+    sizes = [(x.num_weights, *[x.num_neurons] * len(x.values)) for x in spec.layers]
     # One split, not slices: its gradient is one concatenation.
-    blocks = jnp.split(vectors, np.cumsum(sizes)[:-1], axis=-1)
-    for layer, block, bias in zip(spec.layers, blocks[::2], blocks[1::2], strict=True):
-        weights = block.reshape(*batch, *layer.shape)
+    blocks = iter(jnp.split(vectors, np.cumsum([n for each in sizes for n in each])[:-1], axis=-1))
+    for layer in spec.layers:
+        weights = next(blocks).reshape(*batch, *layer.shape)
         order = (-2, -1, -3, -4) if layer.kind == "conv" else (-1, -2)
         kernel = weights.transpose(*lead, *(weights.ndim + axis for axis in order))
-        params[layer.name] = {"kernel": kernel, "bias": bias} if layer.bias else {"kernel": kernel}
+        params[layer.name] = {"kernel": kernel} | {name: next(blocks) for name in layer.values}
     return params
 
 
@@ -212,7 +233,7 @@ def flatten(spec: WeightSpec, params: Params) -> Array:
     for layer in spec.layers:
         try:
             kernel = params[layer.name]["kernel"]
-            bias = params[layer.name]["bias"] if layer.bias else None
+            values = [params[layer.name][name] for name in layer.values]
         except KeyError as error:
             raise HyperJaxError(
                 f"parameters have no {layer.name}/{error.args[0]}; expected layers {spec.names}"
@@ -221,27 +242,31 @@ def flatten(spec: WeightSpec, params: Params) -> Array:
         expected = tuple(layer.shape[i] for i in ((2, 3, 1, 0) if len(order) == 4 else (1, 0)))
         lead = tuple(range(kernel.ndim - len(order)))
         batch = kernel.shape[: len(lead)]
-        bias = jnp.zeros((*batch, 0), kernel.dtype) if bias is None else bias
-        neurons = layer.num_params - layer.num_weights
-        if (kernel.shape, bias.shape) != ((*batch, *expected), (*batch, neurons)):
+        for name, value in zip(layer.values, values, strict=True):
+            if kernel.shape == (*batch, *expected) and value.shape == (*batch, layer.num_neurons):
+                continue
             raise HyperJaxError(
-                f"layer {layer.name}: kernel of shape {kernel.shape} and bias of shape "
-                f"{bias.shape}; expected {expected} and {(neurons,)}"
+                f"layer {layer.name}: kernel of shape {kernel.shape} and {name} of shape "
+                f"{value.shape}; expected {expected} and {(layer.num_neurons,)}"
+            )
+        if kernel.shape != (*batch, *expected):
+            raise HyperJaxError(
+                f"layer {layer.name}: kernel of shape {kernel.shape}; expected {expected}"
             )
         weights = kernel.transpose(*lead, *(kernel.ndim + axis for axis in order))
-        blocks.append(join_layer(weights, bias))
+        blocks += [weights.reshape(*batch, -1), *values]
     return jnp.concatenate(blocks, axis=-1)
 
 
 def tokenize(spec: WeightSpec, vectors: Array) -> tuple[Array, ...]:
     """Flat vectors [..., D] -> one array [..., neurons, token_size] per layer."""
     _check_last_axis(spec, vectors)
-    tokens = []
+    tokens, lead = [], vectors.shape[:-1]
     for layer, part in zip(spec.layers, spec.slices, strict=True):
-        weights, bias = split_layer(layer, vectors[..., part])
-        incoming = weights.reshape(*weights.shape[: -len(layer.shape)], layer.num_neurons, -1)
-        parts = [incoming, bias[..., None]] if layer.bias else [incoming]
-        tokens.append(jnp.concatenate(parts, axis=-1))
+        weights, values = split_layer(layer, vectors[..., part])
+        incoming = weights.reshape(*lead, layer.num_neurons, -1)
+        values = values.reshape(*lead, len(layer.values), layer.num_neurons).swapaxes(-1, -2)
+        tokens.append(jnp.concatenate([incoming, values], axis=-1))
     return tuple(tokens)
 
 
@@ -249,8 +274,10 @@ def detokenize(spec: WeightSpec, tokens: Sequence[Array]) -> Array:
     """Inverse of `tokenize`."""
     blocks = []
     for layer, token in zip(spec.layers, tokens, strict=True):
-        lead, cut = token.shape[:-2], token.shape[-1] - layer.bias
-        blocks += [token[..., :cut].reshape(*lead, -1), token[..., cut:].reshape(*lead, -1)]
+        lead, cut = token.shape[:-2], token.shape[-1] - len(layer.values)
+        incoming, values = token[..., :cut], token[..., cut:].swapaxes(-1, -2)
+        size = layer.num_params - layer.num_weights
+        blocks += [incoming.reshape(*lead, layer.num_weights), values.reshape(*lead, size)]
     return jnp.concatenate(blocks, axis=-1)
 
 

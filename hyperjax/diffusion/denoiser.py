@@ -108,7 +108,7 @@ def bias_signs(spec: WeightSpec, vectors: Array) -> Array:
     parts = zip(spec.layers, spec.slices, symmetry.input_blocks(spec), strict=True)
     for (layer, part, blocks), signed in zip(parts, symmetry.sign_symmetric(spec), strict=False):
         kernel, value = weights.split_layer(layer, vectors[:, part])
-        if not layer.bias:
+        if layer.values != ("bias",):
             kernel = kernel.reshape(len(vectors), layer.num_neurons, *blocks)
             value = (kernel.sum(axis=3) * before[:, None]).sum(axis=2)
         before = jnp.where(value < 0, -1.0, 1.0) if signed else jnp.ones_like(value)

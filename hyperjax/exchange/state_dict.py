@@ -6,7 +6,7 @@ the order of their names' numbers, or as they stand, and says what it has assume
 
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -26,7 +26,8 @@ class Layout(NamedTuple):
 
     Attributes:
       spec: the architecture.
-      names: of the tensors of each layer: its weights, then its bias, if it has one.
+      names: of the tensors of each layer: its weights, then what its neurons have besides
+        (`LayerSpec.values`), a bias and the tensors of a normalisation.
       assumed: what nothing in the tensors says, as sentences.
     """
 
@@ -102,8 +103,12 @@ def spec_of(
     not tell strides, padding and pooling. A known architecture of these shapes is taken first; else
     no pooling or 2 x 2 max-pooling after each convolution is tried until the dense layers fit.
 
-    Raises HyperJaxError, naming the tensor, for what is no sequence of convolutions and dense
-    layers.
+    A normalisation belongs to the layer of its number with as many neurons ("bn2" to "conv2"), or
+    to the one before it. With running statistics it is batch normalisation, without them layer
+    normalisation, or group normalisation in one group.
+
+    Raises HyperJaxError, naming the tensor, for what is no sequence of convolutions, dense layers
+    and normalisations.
 
     >>> layout = hj.spec_of(hj.unflatten(zoo.spec, zoo.weights[0, -1]), activation="tanh")
     >>> layout.spec == zoo.spec
@@ -111,7 +116,7 @@ def spec_of(
     """
     if any(isinstance(value, Mapping) for value in state.values()):
         state = flax_tensors(state)
-    layers = list(_layers(state))
+    layers = _layers(state)
     names = tuple(layer.names for layer in layers)
     if model:
         return Layout(_known(model, layers, activation, image_size), names)
@@ -129,33 +134,59 @@ class _Found(NamedTuple):
     names: tuple[str, ...]  # of its tensors
     shape: tuple[int, ...]
     bias: bool
+    norm: str = ""
+
+    @property
+    def kind(self) -> tuple:
+        """All that an architecture has to share."""
+        return self.shape, self.bias, self.norm
 
 
-def _layers(state: Mapping[str, Any]) -> Iterator[_Found]:
-    """Layers in their order: tensors of two or four axes, each with the bias of its name."""
+def _layers(state: Mapping[str, Any]) -> list[_Found]:
+    """Layers in their order: tensors of two or four axes with the bias of their name; and to which
+    of them each normalisation belongs, tensors of one axis."""
     tensors = {name: tuple(np.shape(value)) for name, value in state.items()}
     stems = [name.removesuffix(".weight") for name in tensors if name.endswith(".weight")]
-    stems = _in_order(stems)
-    used = set()
-    for stem in stems:
+    layers: dict[str, _Found] = {}
+    for stem in _in_order(stems):
         shape, bias = tensors[f"{stem}.weight"], tensors.get(f"{stem}.bias")
-        if len(shape) not in (2, 4):
-            kind = "a normalisation" if len(shape) == 1 else f"of {len(shape)} axes"
-            raise HyperJaxError(
-                f"tensor {stem}.weight {list(shape)} is {kind}: networks are sequences of "
-                "convolutions (4 axes) and dense layers (2 axes)"
-            )
         if bias is not None and bias != shape[:1]:
             raise HyperJaxError(f"tensor {stem}.bias {list(bias)}; expected {[shape[0]]}")
         names = (f"{stem}.weight",) if bias is None else (f"{stem}.weight", f"{stem}.bias")
-        used |= {*names}
-        yield _Found(names, shape, bias is not None)
-    left = [name for name in tensors if name not in used]
-    if left or not stems:
+        if len(shape) in (2, 4):
+            layers[stem] = _Found(names, shape, bias is not None)
+        elif len(shape) == 1 and bias is not None:
+            running = tuple(f"{stem}.running_{name}" for name in ("mean", "var"))
+            norm = "batch" if running[0] in tensors else "group"
+            owner = _owner(stem, shape[0], layers)
+            names = (*layers[owner].names, *names, *(running if norm == "batch" else ()))
+            layers[owner] = layers[owner]._replace(names=names, norm=norm)
+        else:
+            raise HyperJaxError(
+                f"tensor {stem}.weight {list(shape)} has {len(shape)} axes: networks are sequences "
+                "of convolutions (4 axes), dense layers (2), and normalisations (1, with a bias)"
+            )
+    left = tensors.keys() - {name for layer in layers.values() for name in layer.names}
+    if left or not layers:
         raise HyperJaxError(
-            f"tensors that belong to no layer: {', '.join(left) or 'there are none at all'}; "
-            "expected NAME.weight, and NAME.bias"
+            f"tensors that belong to no layer: {', '.join(sorted(left)) or 'there are none at all'}"
+            "; expected NAME.weight, and NAME.bias"
         )
+    return list(layers.values())
+
+
+def _owner(norm: str, neurons: int, layers: Mapping[str, _Found]) -> str:
+    """The layer whose outputs are normalised: of the same number at the end of its name, else the
+    last one so far; of as many neurons, and not normalised yet."""
+    free = [s for s, x in layers.items() if x.shape[0] == neurons and not x.norm]
+    number = re.search(r"\d+$", norm)
+    same = [s for s in free if number and re.search(r"\d+$", s) and s.endswith(number[0])]
+    if not free:
+        raise HyperJaxError(
+            f"tensor {norm}.weight [{neurons}] is a normalisation of no layer before it: none has "
+            f"{neurons} neurons that are not normalised yet"
+        )
+    return same[0] if same and not norm.isdigit() else free[-1]
 
 
 def _in_order(stems: list[str]) -> list[str]:
@@ -201,8 +232,8 @@ def _matching(
         if ":" in model:
             raise
         return None
-    wanted = [(layer.shape, layer.bias) for layer in layers]
-    return spec if [(layer.shape, layer.bias) for layer in spec.layers] == wanted else None
+    ours = [(layer.shape, layer.bias, layer.norm) for layer in spec.layers]
+    return spec if ours == [layer.kind for layer in layers] else None
 
 
 def _inferred(
@@ -224,6 +255,8 @@ def _inferred(
                 problem = error
                 continue
             assumed = [f"images of {size[0]} x {size[1]} pixels"]
+            if any(layer.norm for layer in layers):
+                assumed.append("normalisations before pooling and activation")
             if convolutions:
                 pooled = [s.name for s in spec.layers if s.pool]
                 assumed += [
@@ -248,7 +281,9 @@ def _sequence(
         number = sum(spec.kind == kind for spec in specs)
         pool = pools[number] if kind == "conv" else ""
         name = f"{stem}{number + 1}"
-        specs.append(LayerSpec(name, kind, layer.shape, bias=layer.bias, pool=pool))
+        specs.append(
+            LayerSpec(name, kind, layer.shape, bias=layer.bias, pool=pool, norm=layer.norm)
+        )
     return WeightSpec(tuple(specs), activation, image_size)
 
 
@@ -263,7 +298,8 @@ def to_vector(layout: Layout, state: Mapping[str, np.ndarray]) -> np.ndarray:
             raise HyperJaxError(f"the state dict {word} {', '.join(sorted(names))}")
     blocks = []
     for layer, names in zip(layout.spec.layers, layout.names, strict=True):
-        for name, shape in zip(names, (layer.shape, layer.shape[:1]), strict=False):
+        shapes = (layer.shape, *[layer.shape[:1]] * len(layer.values))
+        for name, shape in zip(names, shapes, strict=True):
             if state[name].shape != shape:
                 raise HyperJaxError(
                     f"tensor {name} has shape {list(state[name].shape)}; expected {list(shape)}"
@@ -276,15 +312,20 @@ def to_state(layout: Layout, vector: np.ndarray) -> dict[str, np.ndarray]:
     """The inverse of `to_vector`."""
     spec, state = layout.spec, {}
     for layer, part, names in zip(spec.layers, spec.slices, layout.names, strict=True):
-        tensors = weights.split_layer(layer, np.asarray(vector, np.float32)[part])
-        state |= {name: np.ascontiguousarray(x) for name, x in zip(names, tensors, strict=False)}
+        kernel, values = weights.split_layer(layer, np.asarray(vector, np.float32)[part])
+        tensors = [kernel, *values.reshape(len(layer.values), layer.num_neurons)]
+        state |= {name: np.ascontiguousarray(x) for name, x in zip(names, tensors, strict=True)}
     return state
 
 
+_NAMES = {"scale": "norm.weight", "shift": "norm.bias", "mean": "norm.running_mean",
+          "var": "norm.running_var"}  # fmt: skip
+
+
 def default_layout(spec: WeightSpec) -> Layout:
-    """The names NAME.weight and NAME.bias, by the layers' own."""
+    """The names NAME.weight and NAME.bias, by the layers' own, and NAME.norm.weight and so on."""
     names = tuple(
-        (f"{layer.name}.weight", *([f"{layer.name}.bias"] if layer.bias else []))
+        (f"{layer.name}.weight", *(f"{layer.name}.{_NAMES.get(v, v)}" for v in layer.values))
         for layer in spec.layers
     )
     return Layout(spec, names)

@@ -2,7 +2,8 @@
 
 Nodes are neurons, and one node that stands for the input; an edge joins a neuron to one of the
 layer before, and its feature is the kernel between them (of a dense layer after a flattened
-convolution: one weight for each pixel; else one weight). Biases are features of their nodes. After
+convolution: one weight for each pixel; else one weight). Biases, and scales and shifts of a
+normalisation, are features of their nodes. After
 Kofinas et al., "Graph Neural Networks for Learning Equivariant Representations of Neural
 Networks" (2024), and Lim et al., "Graph Metanetworks" (2024).
 
@@ -126,9 +127,10 @@ class Embed(nn.Module):
                 edge += position[None]
             edges.append(edge)
             node = jnp.zeros((batch, layer.num_neurons, c.node_dim))
-            if layer.bias:
-                bias = token[..., -1].transpose(0, 2, 1)
-                node = _dense(c.node_dim, dtype, f"node_{layer.name}")(bias)
+            if layer.values:
+                values = token[..., inputs * block :].transpose(0, 2, 1, 3)
+                values = values.reshape(batch, layer.num_neurons, -1)
+                node = _dense(c.node_dim, dtype, f"node_{layer.name}")(values)
             nodes.append(node)
         nodes = jnp.concatenate(nodes, axis=1)
         known = np.arange(nodes.shape[1])
@@ -204,8 +206,9 @@ class Readout(nn.Module):
         for layer, edges, (_, block), (ends, _) in layers:
             kernel = _dense(block, dtype, f"edge_{layer.name}", zeros)(norm_edges(edges))
             parts = [kernel.reshape(len(nodes), layer.num_neurons, -1)]
-            if layer.bias:
-                parts.append(_dense(1, dtype, f"node_{layer.name}", zeros)(nodes[:, ends]))
+            if layer.values:
+                values = _dense(len(layer.values), dtype, f"node_{layer.name}", zeros)
+                parts.append(values(nodes[:, ends]))
             tokens.append(jnp.concatenate(parts, axis=-1))
         return weights.detokenize(self.spec, tokens)
 

@@ -13,6 +13,8 @@ from hyperjax.weights import WeightSpec
 
 BIAS = 0.01  # every bias of the published zoos starts here
 
+_VALUES = {"bias": BIAS, "scale": 1.0, "shift": 0.0, "mean": 0.0, "var": 1.0}
+
 # Variance of a weight, from the neuron's fan-in and the layer's fan-out, and its distribution.
 _INITS: dict[str, tuple[str, Callable[[int, int], float]]] = {
     "uniform": ("unit", lambda fan_in, fan_out: 1.0),  # U[0, 1), the paper's wide start
@@ -27,7 +29,8 @@ _INITS: dict[str, tuple[str, Callable[[int, int], float]]] = {
 
 
 def init_vector(spec: WeightSpec, name: str, key: Key) -> Array:
-    """Initial weights of one network as a flat vector, float32[D]; every bias is 0.01.
+    """Initial weights of one network as a flat vector, float32[D]; every bias is 0.01, every
+    normalisation changes nothing.
 
     One draw for all layers: XLA takes many times longer to compile one per layer.
     """
@@ -44,7 +47,7 @@ def init_vector(spec: WeightSpec, name: str, key: Key) -> Array:
     for layer, part in zip(spec.layers, spec.slices, strict=True):
         window = math.prod(layer.shape[2:])
         fans = math.prod(layer.shape[1:]), layer.num_neurons * window
-        weights_part, bias = weights.split_layer(layer, draws[part])
-        scaled = weights_part * math.sqrt(variance(*fans))
-        blocks.append(weights.join_layer(scaled, jnp.full_like(bias, BIAS)))
+        scaled = weights.split_layer(layer, draws[part])[0] * math.sqrt(variance(*fans))
+        values = [jnp.full(layer.num_neurons, _VALUES[name]) for name in layer.values]
+        blocks += [scaled.ravel(), *values]
     return jnp.concatenate(blocks)

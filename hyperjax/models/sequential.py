@@ -1,8 +1,8 @@
 """Sequential networks: what a `WeightSpec` lays out, run on images.
 
-Layer by layer: convolution or dense layer, bias, pooling, activation (or activation, then pooling);
-the last layer's outputs are the logits. Between a convolution and a dense layer all positions of
-all channels are flattened, channel-major, as in PyTorch.
+Layer by layer: convolution or dense layer, bias, normalisation, pooling, activation (or activation,
+then pooling); the last layer's outputs are the logits. Between a convolution and a dense layer all
+positions of all channels are flattened, channel-major, as in PyTorch.
 
 Activations have the batch as their innermost axis: `[C, H, W, N]`, then `[features, N]`.
 """
@@ -14,11 +14,14 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from flax.linen.initializers import zeros
+from jax import lax
 
 from hyperjax.errors import HyperJaxError, unknown
 from hyperjax.models import conv
 from hyperjax.types import Array, Params
 from hyperjax.weights import LayerSpec, WeightSpec
+
+EPSILON = 1e-5  # of a normalisation, PyTorch's default
 
 _ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "tanh": jnp.tanh,
@@ -91,14 +94,18 @@ def columns(images_NxHxWxC: Array) -> Array:
 
 
 def preactivation(layer: LayerSpec, params: Params, x: Array, form: str) -> Array:
-    """One layer of [C, H, W, n] or [features, n] up to its activation, `params` being its kernel
-    and its bias, if it has one."""
+    """One layer of [C, H, W, n] or [features, n] up to its activation; `params` are its own."""
     kernel, bias = params["kernel"], params.get("bias")
     if layer.kind == "dense":
         out = kernel.T @ x.reshape(-1, x.shape[-1])
-        return out if bias is None else out + bias[:, None]
+        return _normalised(layer, params, out if bias is None else out + bias[:, None])
     settings = {"form": form, "stride": layer.stride, "padding": layer.padding}
     pooled = bool(layer.pool) and not layer.pool_last
+    if layer.norm:
+        out = conv.conv2d(x, kernel, **settings)
+        out = out if bias is None else out + bias[:, None, None, None]
+        out = _normalised(layer, params, out)
+        return conv.pool(out, layer.pool, layer.window) if pooled else out
     if pooled and (layer.pool, layer.window) == ("max", 2):
         out = conv.conv2d_pool(x, kernel, **settings)
     else:
@@ -106,6 +113,24 @@ def preactivation(layer: LayerSpec, params: Params, x: Array, form: str) -> Arra
         out = conv.pool(out, layer.pool, layer.window) if pooled else out
     # pooling and adding a constant commute
     return out if bias is None else out + bias[:, None, None, None]
+
+
+def _normalised(layer: LayerSpec, params: Params, z: Array) -> Array:
+    """[neurons, ..., n], normalised as the layer says. Running statistics are no parameters: they
+    have no gradient, and training leaves them as they are."""
+    if not layer.norm:
+        return z
+    rows = range(1, z.ndim)
+    if layer.norm == "batch":
+        mean, var = (jnp.expand_dims(lax.stop_gradient(params[n]), rows) for n in ("mean", "var"))
+        z = (z - mean) * lax.rsqrt(var + EPSILON)
+    else:
+        grouped = z.reshape(layer.groups, -1, z.shape[-1])
+        mean = grouped.mean(1, keepdims=True)
+        var = jnp.square(grouped - mean).mean(1, keepdims=True)
+        z = ((grouped - mean) * lax.rsqrt(var + EPSILON)).reshape(z.shape)
+    scale, shift = (jnp.expand_dims(params[name], rows) for name in ("scale", "shift"))
+    return scale * z + shift
 
 
 def activate(layer: LayerSpec, act: Callable[[Array], Array], z: Array) -> Array:
@@ -124,8 +149,8 @@ class Layer(nn.Module):
     def __call__(self, x: Array) -> Array:
         neurons, inputs, *window = self.layer.shape
         params = {"kernel": self.param("kernel", zeros, (*window, inputs, neurons))}
-        if self.layer.bias:
-            params["bias"] = self.param("bias", zeros, (neurons,))
+        for name in self.layer.values:
+            params[name] = self.param(name, zeros, (neurons,))
         return preactivation(self.layer, params, x, self.form)
 
 

@@ -200,11 +200,13 @@ def train_member(
     tx = optimizer(engine.optimizer, member.learning_rate, member.weight_decay)
     count, batch = len(images.labels), min(engine.batch_size, len(images.labels))
     key = jax.random.fold_in(member_key(root, _SHUFFLE, member.ids), epoch)
-    order = jax.random.permutation(key, count)
+    order, kept = jax.random.permutation(key, count), _running_statistics(engine.spec)
 
     def step(state, index):
         total, sums = gradient(engine, state.vectors, images, index)
         updates, opt_state = tx.update(total / len(index), state.opt_state, state.vectors)
+        if kept is not None:
+            updates = jnp.where(kept, 0, updates)
         return Members(optax.apply_updates(state.vectors, updates), opt_state), sums
 
     whole = count // batch * batch
@@ -214,6 +216,17 @@ def train_member(
         state, last = step(state, order[whole:])
         total = total + last
     return state, {"loss": total[0] / count, "accuracy": total[1] / count}
+
+
+def _running_statistics(spec: WeightSpec) -> np.ndarray | None:
+    """Which weights are statistics, bool[D], that weight decay must not touch; None: none is."""
+    if not any(layer.norm == "batch" for layer in spec.layers):
+        return None
+    blocks = []
+    for layer in spec.layers:
+        blocks.append(np.zeros(layer.num_weights, bool))
+        blocks += [np.full(layer.num_neurons, name in ("mean", "var")) for name in layer.values]
+    return np.concatenate(blocks)
 
 
 def evaluate_member(engine: Engine, vector: Array, images: Images) -> Evaluation:

@@ -30,7 +30,7 @@ from hyperjax.models import conv, sequential
 from hyperjax.models.sequential import activate, activation_fn, preactivation
 from hyperjax.population.engine import normalize
 from hyperjax.types import Array, Images, Key
-from hyperjax.weights import WeightSpec
+from hyperjax.weights import LayerSpec, WeightSpec
 
 MAX_MEMBERS = 400  # more do not change the means that a repair needs
 SCALES = (0.2, 5.0)  # a repair scales a neuron no further
@@ -130,7 +130,7 @@ def check_repairable(spec: WeightSpec, shape: tuple[int, ...]) -> None:
             f"inputs of shape {shape}; expected [n, {', '.join(map(str, expected))}], one or more"
         )
     sequential.output_sizes(spec)
-    without = [layer.name for layer in spec.layers if not layer.bias]
+    without = [layer.name for layer in spec.layers if not layer.bias and not layer.norm]
     if without:
         raise HyperJaxError(
             f"layers {', '.join(without)} have no biases, by which moment repair shifts neurons"
@@ -184,14 +184,23 @@ def repair_member(spec: WeightSpec, fitted: Repair, vector: Array) -> Array:
         std = jnp.sqrt(jnp.where(flat, 1, variance))  # gradients have no sqrt(0)
         scale = jnp.where(flat, 1, jnp.clip(target_std / std, *SCALES))
         shift = target_mean - scale * mean
-        kernel, bias = params[layer.name]["kernel"], params[layer.name]["bias"]
-        outputs = jnp.expand_dims(scale, range(kernel.ndim - 1))  # the kernel's last axis
-        params[layer.name] = {"kernel": outputs * kernel, "bias": scale * bias + shift}
+        _rescale(layer, params[layer.name], scale, shift)
         # Pooling commutes with positive scales and with shifts: nothing is computed twice.
         rows = range(1, z.ndim)
         z = jnp.expand_dims(scale, rows) * z + jnp.expand_dims(shift, rows)
         x = activate(layer, act, z)
     return weights.flatten(spec, params)
+
+
+def _rescale(layer: LayerSpec, params: dict[str, Array], scale: Array, shift: Array) -> None:
+    """Multiply what neurons compute and add to it: by their normalisation, or their weights."""
+    if layer.norm:
+        params["scale"] *= scale
+        params["shift"] = scale * params["shift"] + shift
+    else:
+        outputs = jnp.expand_dims(scale, range(params["kernel"].ndim - 1))  # the last axis
+        params["kernel"] = outputs * params["kernel"]
+        params["bias"] = scale * params["bias"] + shift
 
 
 def _check_fitted(spec: WeightSpec, fitted: Repair) -> None:

@@ -50,7 +50,7 @@ class _Layer(NamedTuple):
     """One layer of N networks."""
 
     weights: np.ndarray  # [N, neurons, inputs, block], see symmetry.input_blocks
-    bias: np.ndarray  # [N, neurons]; zeros where there is none
+    values: np.ndarray  # [N, neurons, values]: biases, and what else belongs to neurons
 
 
 def align(
@@ -159,11 +159,11 @@ def balance(spec: WeightSpec, vectors: Array, *, iterations: int = 200) -> Trans
     picks one network among all that differ by positive scales. Scales are one where they
     are no symmetry, and for dead neurons (nothing comes in, or nothing goes out).
     """
-    transform = _identity(spec, len(vectors))
-    if not any(symmetry.scale_symmetric(spec)):
+    transform, scaled = _identity(spec, len(vectors)), symmetry.scale_symmetric(spec)
+    if not any(scaled):
         return transform
     masses = [
-        _Layer(np.sum(layer.weights**2, axis=-1), layer.bias**2)
+        _Layer(np.sum(layer.weights**2, axis=-1), np.sum(layer.values**2, axis=-1))
         for layer in _layers(spec, np.asarray(vectors, np.float64))
     ]
     ones = [np.ones((len(vectors), size)) for size in (1, spec.layers[-1].num_neurons)]
@@ -171,7 +171,9 @@ def balance(spec: WeightSpec, vectors: Array, *, iterations: int = 200) -> Trans
     for _ in range(iterations):  # the norm is convex in the logarithms: one layer at a time
         change = 0.0
         for i, (layer, after) in enumerate(itertools.pairwise(masses)):
-            incoming = np.sum(layer.weights / squares[i][:, None], axis=2) + layer.bias
+            if not scaled[i]:
+                continue
+            incoming = np.sum(layer.weights / squares[i][:, None], axis=2) + layer.values
             outgoing = np.sum(after.weights * squares[i + 2][:, :, None], axis=1)
             alive = (incoming > 0) & (outgoing > 0)
             ratio = np.divide(outgoing, incoming, out=np.ones_like(incoming), where=alive)
@@ -265,14 +267,14 @@ def _improve(
 
 def _incoming(layers, target, matching: Transform, i: int, rows: np.ndarray) -> np.ndarray:
     """Inner products of neurons by incoming weights and bias, [rows, target's, own neurons]."""
-    weights, bias = layers[i].weights[rows], layers[i].bias[rows]
+    weights, values = layers[i].weights[rows], layers[i].values[rows]
     if i > 0:
         before = matching.permutations[i - 1][rows][:, None, :, None]
         signs = matching.scales[i - 1][rows][:, None, :, None]
         weights = np.take_along_axis(weights, before, axis=2) * signs
     wanted = _of(target[i].weights, rows)
     products = _flat(wanted) @ _flat(weights).swapaxes(1, 2)
-    return products + _of(target[i].bias, rows)[:, :, None] * bias[:, None, :]
+    return products + _of(target[i].values, rows) @ values.swapaxes(1, 2)
 
 
 def _outgoing(layers, target, matching: Transform, i: int, rows: np.ndarray) -> np.ndarray:
@@ -316,9 +318,12 @@ def _layers(spec: WeightSpec, vectors: np.ndarray) -> list[_Layer]:
     for layer, part, blocks in zip(
         spec.layers, spec.slices, symmetry.input_blocks(spec), strict=True
     ):
-        weights, bias = split_layer(layer, vectors[..., part])
+        weights, values = split_layer(layer, vectors[..., part])
         weights = weights.reshape(len(vectors), layer.num_neurons, *blocks)
-        layers.append(_Layer(weights, bias if layer.bias else np.zeros(weights.shape[:2])))
+        values = values.reshape(len(vectors), len(layer.values), layer.num_neurons)
+        # running statistics follow from the rest
+        kept = [name not in ("mean", "var") for name in layer.values]
+        layers.append(_Layer(weights, values[:, kept].swapaxes(1, 2)))
     return layers
 
 

@@ -41,9 +41,13 @@ class Transform(NamedTuple):
 def sign_symmetric(spec: WeightSpec) -> tuple[bool, ...]:
     """Per hidden layer: whether flipping a neuron's sign leaves the function unchanged.
 
-    Needs an odd activation and no max-pooling, because max(-x) is not -max(x).
+    Needs an odd activation and no max-pooling, because max(-x) is not -max(x). Layers that are
+    normalised are permuted only: what of their signs and scales is free is left as it is.
     """
-    return tuple(spec.activation in ODD and layer.pool != "max" for layer in spec.layers[:-1])
+    return tuple(
+        spec.activation in ODD and layer.pool != "max" and not layer.norm
+        for layer in spec.layers[:-1]
+    )
 
 
 def scale_symmetric(spec: WeightSpec) -> tuple[bool, ...]:
@@ -51,7 +55,7 @@ def scale_symmetric(spec: WeightSpec) -> tuple[bool, ...]:
 
     Pooling commutes with positive scales, so pooled layers count too.
     """
-    return tuple(spec.activation in HOMOGENEOUS for _ in spec.layers[:-1])
+    return tuple(spec.activation in HOMOGENEOUS and not layer.norm for layer in spec.layers[:-1])
 
 
 def input_blocks(spec: WeightSpec) -> tuple[tuple[int, int], ...]:
@@ -65,6 +69,11 @@ def input_blocks(spec: WeightSpec) -> tuple[tuple[int, int], ...]:
     """
     blocks = [(1, math.prod(spec.layers[0].shape[1:]))]
     for before, layer in itertools.pairwise(spec.layers):
+        if before.norm == "group" and 1 < before.groups < before.num_neurons:
+            raise HyperJaxError(
+                f"layer {before.name!r} is normalised in {before.groups} groups of neurons, which "
+                "cannot be permuted; symmetries are known for one group, or one for each neuron"
+            )
         inputs, size = before.num_neurons, math.prod(layer.shape[1:])
         if layer.shape[1] % inputs or (layer.kind == "conv" and layer.shape[1] != inputs):
             raise HyperJaxError(
@@ -168,8 +177,8 @@ def _gather(spec: WeightSpec, transform: Transform) -> tuple[Array, Array]:
         ratio = factor[:, None] / divisor[None]
         index.append(part.start + positions.ravel())
         scale.append(jnp.repeat(ratio.ravel(), block))
-        if layer.bias:
-            index.append(part.start + layer.num_weights + target)
-            scale.append(factor)
+        for number in range(len(layer.values)):
+            index.append(part.start + layer.num_weights + number * layer.num_neurons + target)
+            scale.append(factor)  # one, where there are more values than a bias
         source, divisor = target, factor
     return jnp.concatenate(index), jnp.concatenate(scale)

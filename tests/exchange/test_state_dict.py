@@ -82,9 +82,13 @@ def test_pooling_is_tried_until_the_dense_layer_fits():
 def test_what_is_no_sequence_is_named():
     _, state = state_of(MLP)
     for more, message in (
-        ({"norm.weight": np.zeros(5)}, r"norm\.weight \[5\] is a normalisation"),
+        ({"norm.weight": np.zeros(5)}, r"norm\.weight \[5\] has 1 axes"),
+        (
+            {"n.weight": np.zeros(9), "n.bias": np.zeros(9)},
+            r"n\.weight \[9\] is a normalisation of no",
+        ),
         ({"scale": np.zeros(5)}, "belong to no layer: scale"),
-        ({"a.weight": np.zeros((2, 3, 4))}, r"a\.weight .* of 3 axes"),
+        ({"a.weight": np.zeros((2, 3, 4))}, r"a\.weight .* has 3 axes"),
         ({"fc1.bias": np.zeros(4)}, r"fc1\.bias \[4\]; expected \[5\]"),
     ):
         with pytest.raises(HyperJaxError, match=message):
@@ -93,6 +97,32 @@ def test_what_is_no_sequence_is_named():
         hj.spec_of(state, activation="relu", model="cnn3")
     with pytest.raises(HyperJaxError, match="unknown architecture 'vgg'"):
         hj.spec_of(state, activation="relu", model="vgg")
+
+
+def test_normalisations_find_their_layers():
+    """By their numbers, whatever the order; by their place else; with running statistics or not."""
+    shapes = {
+        "conv1.weight": (4, 1, 3, 3), "conv2.weight": (4, 4, 3, 3), "conv2.bias": (4,),
+        "bn1.weight": (4,), "bn1.bias": (4,), "bn1.running_mean": (4,), "bn1.running_var": (4,),
+        "bn2.weight": (4,), "bn2.bias": (4,), "fc.weight": (3, 64), "fc.bias": (3,),
+        "norm.weight": (3,), "norm.bias": (3,),
+    }  # fmt: skip
+    rng = np.random.default_rng(0)
+    state = {name: np.float32(rng.normal(size=shape)) for name, shape in shapes.items()}
+    layout = hj.spec_of(state, activation="relu", image_size=(14, 14))
+    assert [layer.norm for layer in layout.spec.layers] == ["batch", "group", "group"]
+    assert layout.names[0] == (
+        "conv1.weight", "bn1.weight", "bn1.bias", "bn1.running_mean", "bn1.running_var"
+    )  # fmt: skip
+    assert layout.names[1][2:] == ("bn2.weight", "bn2.bias")
+    again = state_dict.to_state(layout, state_dict.to_vector(layout, state))
+    assert all((again[name] == state[name]).all() for name in state)
+    numbered = {f"net.{i}.{part}": np.zeros(shape) for i, part, shape in (
+        (1, "weight", (6, 12)), (1, "bias", (6,)), (2, "weight", (6,)), (2, "bias", (6,)),
+        (4, "weight", (3, 6)),
+    )}  # fmt: skip
+    layout = hj.spec_of(numbered, activation="relu", image_size=(4, 3))
+    assert [layer.norm for layer in layout.spec.layers] == ["group", ""]
 
 
 def test_vectors_of_other_networks_are_refused_by_tensor():

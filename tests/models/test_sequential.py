@@ -10,9 +10,12 @@ from scipy.signal import correlate
 
 import hyperjax as hj
 from hyperjax import symmetry, weights
+from hyperjax.config import TrainingConfig
 from hyperjax.errors import HyperJaxError
 from hyperjax.models import architectures, sequential
 from hyperjax.models.sequential import Sequential
+from hyperjax.population.repair import fit_repair, preactivations, repair
+from hyperjax.types import Images
 from hyperjax.weights import LayerSpec, WeightSpec
 
 MEAN = {"pool": "mean", "window": 0, "pool_last": True}
@@ -45,6 +48,26 @@ SPECS = {
         "tanh",
         (6, 5),
     ),
+    "batch": WeightSpec(
+        (
+            LayerSpec("a", "conv", (4, 1, 3, 3), bias=False, norm="batch", pool="max"),
+            LayerSpec("b", "conv", (4, 4, 2, 2), norm="batch", stride=2),
+            LayerSpec("c", "dense", (5, 4), norm="batch"),
+            LayerSpec("out", "dense", (4, 5)),
+        ),
+        "relu",
+        (8, 9),
+    ),
+    "group": WeightSpec(
+        (
+            LayerSpec("a", "conv", (6, 1, 3, 3), norm="group", groups=6),
+            LayerSpec("b", "conv", (4, 6, 2, 2), bias=False, norm="group", pool="mean"),
+            LayerSpec("c", "dense", (5, 24), norm="group"),
+            LayerSpec("out", "dense", (4, 5)),
+        ),
+        "tanh",
+        (7, 9),
+    ),
     "mlp": architectures.mlp_spec(2, "relu", (3, 4), 5, widths=(7, 6)),
 }
 ACTIVATIONS = {
@@ -56,7 +79,14 @@ ACTIVATIONS = {
 
 def vectors_of(spec, count, seed=0):
     rng = np.random.default_rng(seed)
-    return (0.5 * rng.standard_normal((count, spec.num_params))).astype(np.float32)
+    vectors = (0.5 * rng.standard_normal((count, spec.num_params))).astype(np.float32)
+    for layer, part in zip(spec.layers, spec.slices, strict=True):
+        for number, name in enumerate(layer.values):
+            begin = part.start + layer.num_weights + number * layer.num_neurons
+            values = vectors[:, begin : begin + layer.num_neurons]
+            values += name == "scale"
+            values[:] = np.abs(values) + 0.5 if name == "var" else values
+    return vectors
 
 
 def images_of(spec, count, seed=1):
@@ -78,10 +108,13 @@ def logits_of(spec, vector, image):
     """One image through one network, in float64, from the layout that `weights` documents."""
     act, x, at = ACTIVATIONS[spec.activation], image.transpose(2, 0, 1).astype(np.float64), 0
     for layer in spec.layers:
-        size, neurons = math.prod(layer.shape), layer.shape[0] * layer.bias
+        size, neurons = math.prod(layer.shape), layer.shape[0]
         kernel = vector[at : at + size].reshape(layer.shape).astype(np.float64)
-        bias = vector[at + size : at + size + neurons].astype(np.float64) if neurons else 0
-        at += size + neurons
+        at, values = at + size, {"bias": np.zeros(neurons)}
+        for name in layer.values:
+            values[name] = vector[at : at + neurons].astype(np.float64)
+            at += neurons
+        bias = values["bias"]
         if layer.kind == "dense":
             z = kernel @ x.ravel() + bias
         else:
@@ -89,12 +122,29 @@ def logits_of(spec, vector, image):
             x = np.pad(x, ((0, 0), (p, p), (p, p)))
             z = np.stack([correlate(x, filter_, mode="valid")[0] for filter_ in kernel])
             z = z[:, :: layer.stride, :: layer.stride] + np.reshape(bias, (-1, 1, 1))
+        z = normalised(layer, values, z)
         if layer is spec.layers[-1]:
             assert at == len(vector)
             return z
         z = pooled(layer, z) if layer.pool and not layer.pool_last else z
         x = act(z)
         x = pooled(layer, x) if layer.pool and layer.pool_last else x
+
+
+def normalised(layer, values, z):
+    """As PyTorch's BatchNorm in evaluation mode, and GroupNorm."""
+    if not layer.norm:
+        return z
+    shape = (-1, *[1] * (z.ndim - 1))
+    mean, var = (values.get(n, np.zeros(len(z))).reshape(shape) for n in ("mean", "var"))
+    scale, shift = (values[name].reshape(shape) for name in ("scale", "shift"))
+    if layer.norm == "batch":
+        z = (z - mean) / np.sqrt(var + 1e-5)
+    else:
+        groups = z.reshape(layer.groups, -1)
+        groups = groups - groups.mean(1, keepdims=True)
+        z = (groups / np.sqrt((groups**2).mean(1, keepdims=True) + 1e-5)).reshape(z.shape)
+    return scale * z + shift
 
 
 @pytest.mark.parametrize("form", ["tiles", "xla"])
@@ -203,6 +253,52 @@ def test_layers_that_do_not_fit_are_named(number, change, message):
 def test_layers_that_there_are_not(fields):
     with pytest.raises(HyperJaxError, match="'odd'"):
         LayerSpec("odd", **fields)
+
+
+def test_neurons_in_groups_cannot_be_permuted():
+    hidden = LayerSpec("a", "dense", (6, 4), norm="group", groups=3)
+    spec = WeightSpec((hidden, LayerSpec("out", "dense", (2, 6))), "relu", (2, 2))
+    with pytest.raises(HyperJaxError, match="'a' is normalised in 3 groups"):
+        symmetry.input_blocks(spec)
+    with pytest.raises(HyperJaxError, match="'a': 6 neurons in 4 groups"):
+        LayerSpec("a", "dense", (6, 4), norm="group", groups=4)
+
+
+def test_training_leaves_running_statistics_as_they_are():
+    """Weight decay too; all else moves."""
+    spec = SPECS["batch"]
+    pixels = np.random.default_rng(0).integers(0, 256, (12, 8, 9, 1), np.uint8)
+    images = Images(pixels, np.arange(12) % 4, np.float32([0.5]), np.float32([0.3]))
+    training = TrainingConfig(optimizer="adamw", weight_decay=0.1, learning_rate=0.01, batch_size=4)
+    start = vectors_of(spec, 2)
+    tuned = hj.finetune(start, images, training, epochs=1, key=jax.random.key(0), spec=spec)
+    before, after = (weights.unflatten(spec, v) for v in (start, tuned.weights[:, -1]))
+    for layer in ("a", "b", "c"):
+        for name in ("mean", "var"):
+            np.testing.assert_array_equal(before[layer][name], after[layer][name])
+        for name in ("kernel", "scale", "shift"):
+            assert np.abs(before[layer][name] - after[layer][name]).min() > 0
+
+
+def test_repair_of_normalised_networks():
+    """By their scales and shifts alone: neurons have the moments of members afterwards."""
+    spec = SPECS["batch"]
+    inputs, vectors = images_of(spec, 40), vectors_of(spec, 6)
+    fitted = fit_repair(spec, vectors, inputs)
+    start = vectors[0] + 0.1 * vectors_of(spec, 1, seed=9)[0]
+    repaired = np.asarray(repair(spec, fitted, start[None])[0])
+    close = []
+    for z, mean, std in zip(
+        preactivations(spec, repaired, inputs), fitted.means, fitted.stds, strict=True
+    ):
+        rows = tuple(range(1, z.ndim))
+        np.testing.assert_allclose(z.mean(rows), mean, atol=1e-3)
+        close.append(np.abs(np.asarray(z).std(rows) / np.asarray(std) - 1) < 1e-2)
+    assert np.concatenate(close).mean() > 0.8  # where the scale was not clipped
+    before, after = (weights.unflatten(spec, vector) for vector in (start, repaired))
+    for layer in ("a", "b", "c"):
+        for name, value in before[layer].items():
+            assert np.array_equal(value, after[layer][name]) == (name not in ("scale", "shift"))
 
 
 @pytest.mark.parametrize("name", SPECS)
