@@ -7,7 +7,9 @@ from hyperjax.analysis import unseen
 from hyperjax.analysis.unseen import RANDOM, Population, Unseen
 from hyperjax.app.context import Context, Target
 from hyperjax.app.populations import available, drawn, finetuned, pretrained, sources
+from hyperjax.errors import HyperJaxError
 from hyperjax.models import variants
+from hyperjax.models.architectures import zoo_cnn_spec
 from hyperjax.models.variants import VARIANTS
 from hyperjax.paper.common import band, effects_table
 from hyperjax.population.lockstep import make_engine
@@ -32,7 +34,12 @@ PUBLISHED = {
 
 
 def run(context: Context) -> Unseen:
-    target = _target(context)
+    target, spec = _target(context), context.trained.zoo.spec
+    if spec.layers != zoo_cnn_spec(spec.channels, spec.activation).layers:
+        raise HyperJaxError(
+            "tab4 hands the weights of the paper's CNN on to other networks; those of this zoo have "
+            f"the layers {', '.join(spec.names)}"
+        )
     labels = available(context, _POPULATIONS) or list(sources(context))[:3]
     starts = {label: np.asarray(drawn(context, label).weights[:, 0]) for label in labels}
     starts["B_F"] = np.asarray(pretrained(context))
@@ -59,7 +66,7 @@ def _finetuned(
     """All populations of the architecture `name`, trained on the target."""
     config, variant = target.config, VARIANTS[name]
     source = context.trained.zoo.spec
-    spec = variant.spec(source.layers[0].shape[1], config.zoo.activation)
+    spec = variant.spec(source.channels, config.zoo.activation)
     engine = make_engine(config.zoo, spec, model=variant.model, draw=variants.init_vector)
     seed, number = context.trained.config.seed, list(VARIANTS).index(name)
     key = experiment_key(seed, "tab4")
