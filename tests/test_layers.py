@@ -18,9 +18,10 @@ FLOORS = (  # a file imports from its own folder or floor, and from those above 
     ("samplers",),
     ("analysis",),
     ("data", "store", "report"),
+    ("exchange",),
     ("app",),
     ("paper",),
-    ("api", "commands"),
+    ("api", "commands", "__main__"),
 )
 CORE = FLOORS[:7]
 HEAVY = (  # slow to import, or of use at the border only: inside functions of the core, if at all

@@ -75,6 +75,17 @@ def import_zoo(
         raise HyperJaxError(f"{output} is another zoo; delete it, or choose another file")
     _describe(source)
     partial, note = output.with_suffix(".partial"), output.with_suffix(".importing")
+    target, left_out = _read_members(source, info, partial, note, strict)
+    _finish(target, partial, output, source, info, left_out)
+    files.remove(note, partial)
+    return zoo_file.read(output)
+
+
+def _read_members(
+    source: Source, info: dict[str, Any], partial: Path, note: Path, strict: bool
+) -> tuple[Zoo, dict[str, str]]:
+    """All members in the file `partial`, one behind another, and why others are not there. How far
+    it has come stands in the file `note`."""
     target, done, left_out = _resume(partial, note, source, info)
     title = f"import {len(source.members)} members"
     with progress.bar(title, len(source.members), done) as advance, stop.deferred():
@@ -93,9 +104,7 @@ def import_zoo(
                 state = {"info": info, "done": row + 1, "left_out": left_out}
                 atomic_write(note, json.dumps(state).encode())
                 stop.leave()
-    _finish(target, partial, output, source, info, left_out)
-    files.remove(note, partial)
-    return zoo_file.read(output)
+    return target, left_out
 
 
 def _info(path: str | Path, source: Source, dataset: str) -> dict[str, Any]:

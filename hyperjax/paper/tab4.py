@@ -37,7 +37,7 @@ def run(context: Context) -> Unseen:
     target, spec = _target(context), context.trained.zoo.spec
     if spec.layers != zoo_cnn_spec(spec.channels, spec.activation).layers:
         raise HyperJaxError(
-            "tab4 hands the weights of the paper's CNN on to other networks; those of this zoo have "
+            "tab4 hands the weights of the paper's CNN on to other networks; those here have "
             f"the layers {', '.join(spec.names)}"
         )
     labels = available(context, _POPULATIONS) or list(sources(context))[:3]

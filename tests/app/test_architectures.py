@@ -53,4 +53,4 @@ def test_the_whole_pipeline(env, tmp_path, model):
     if model == "mlp":
         done = call(env, "evaluate.py", f"--workdir={tmp_path}", "--experiments=tab4")
         assert done.returncode == 2
-        assert "those of this zoo have the layers fc1, fc2, fc3" in " ".join(done.stderr.split())
+        assert "those here have the layers fc1, fc2, fc3" in " ".join(done.stderr.split())
