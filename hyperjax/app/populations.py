@@ -118,14 +118,16 @@ def draw(
     latents = samples if sampler.drawn == "latent" else None
     vectors = np.asarray(samples if latents is None else decode(model, latents), np.float32)
     report = sampler.report(state, samples)
-    seconds = round(time.monotonic() - start, 3)
+    about = {"report": report, "seconds": round(time.monotonic() - start, 3)}
+    if "tensors" in run.zoo.info:  # names under which the networks are exported again
+        about["tensors"] = run.zoo.info["tensors"]
     return Zoo(
         spec=model.spec,
         weights=vectors[:, None],
         epochs=np.zeros(1, np.int32),
         members=np.arange(n),
         metrics={},
-        info=request(run, asked, n, name, seed) | {"report": report, "seconds": seconds},
+        info=request(run, asked, n, name, seed) | about,
         latents=latents,
     )
 

@@ -79,6 +79,7 @@ def test_the_page_on_ones_own_networks(env, networks, tmp_path):
     paths = sorted((tmp_path / "exported").iterdir())
     assert len(paths) == 10
     state = sources.tensors_of(paths[3])
+    assert list(state) == [name for names in NAMES for name in names]
     np.testing.assert_array_equal(
         np.concatenate([x.ravel() for x in state.values()]), drawn.weights[3, 0]
     )
