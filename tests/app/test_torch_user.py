@@ -29,8 +29,8 @@ def torch_user(*arguments):
 
 @pytest.mark.parametrize("model", SETTINGS)
 def test_networks_of_a_user_of_torch(env, tmp_path, model):
-    """24 networks, trained and saved in PyTorch; imported, learned from, sampled, evaluated; PyTorch
-    loads samples with strict=True and gives the same logits, of far more than chance."""
+    """24 networks, trained and saved in PyTorch; imported, learned from, sampled, evaluated;
+    PyTorch loads samples with strict=True and gives the same logits, of far more than chance."""
     activation, size = SETTINGS[model]
     data = load_images("digits", "", seed=0, num_val=200, size=size)
     x, test = (
