@@ -189,6 +189,7 @@ def import_zoo() -> None:
             epochs=_integers("epochs", epochs.value),
             dataset=dataset.value,
             strict=strict.value,
+            verbose=True,
         )
 
     _run(task, import_zoo)

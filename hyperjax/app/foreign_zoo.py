@@ -57,7 +57,7 @@ def make_zoo(config: Config, path: Path) -> Zoo:
             wanted = _wanted(config)
             import_zoo(
                 source, path, activation=wanted.activation, image_size=wanted.image_size,
-                model=wanted.model, dataset=config.dataset,
+                model=wanted.model, dataset=config.dataset, verbose=True,
             )  # fmt: skip
     distributed.barrier(f"{path} is written")
     return zoo_file.read(path)

@@ -1,7 +1,8 @@
 """`hyperjax import`: a zoo of others into one zoo file, one network at a time."""
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -37,6 +38,7 @@ def import_zoo(
     epochs: Sequence[int] = (),
     dataset: str = "",
     strict: bool = False,
+    verbose: bool = False,
 ) -> Zoo:
     """Bring networks of others into one zoo file, and read it.
 
@@ -53,42 +55,46 @@ def import_zoo(
       dataset: name of the images that they were trained on, as a note.
       strict: refuse what would be left out: members that cannot be read, that lack a snapshot,
         whose tensors have other shapes than the first member's, or whose weights are not finite.
+      verbose: say what is found and assumed, how far it has come, and who is left out.
 
     Members are in the order of their sorted names, which `info["names"]` keeps; ids are their
     places in it, those that are left out included.
 
     Raises HyperJaxError if nothing that is known lies there, or no member is left.
 
-    >>> imported = hj.import_zoo("networks/*.pt", "zoo.safetensors", activation="relu")
-    >>> imported.weights.shape
-    (4, 1, 25450)
+    >>> files = hj.export(zoo, "networks", "torch")
+    >>> imported = hj.import_zoo("networks/*.pt", "imported.safetensors", activation="tanh")
+    >>> imported.weights.shape, imported.spec == zoo.spec
+    ((4, 1, 2464), True)
     """
-    output = Path(output)
+    output, say = Path(output), console.print if verbose else _silent
     source = sources.find(path, Wanted(activation, image_size, model, tuple(epochs)))
     info = _info(path, source, dataset)
     if output.exists():
         made = zoo_file.read(output)
         theirs = {name: made.info.get(name) for name in info}
         if theirs == json.loads(json.dumps(info)) and made.spec == source.layout.spec:
-            console.print(f"{output} is there: nothing to import")
+            say(f"{output} is there: nothing to import")
             return made
         raise HyperJaxError(f"{output} is another zoo; delete it, or choose another file")
-    _describe(source)
+    _describe(source, say)
     partial, note = output.with_suffix(".partial"), output.with_suffix(".importing")
-    target, left_out = _read_members(source, info, partial, note, strict)
-    _finish(target, partial, output, source, info, left_out)
+    target, left_out = _read_members(source, info, partial, note, strict, verbose)
+    made = _finish(target, partial, output, source, info, left_out)
     files.remove(note, partial)
-    return zoo_file.read(output)
+    _summarise(made, output, left_out, say)
+    return made
 
 
 def _read_members(
-    source: Source, info: dict[str, Any], partial: Path, note: Path, strict: bool
+    source: Source, info: dict[str, Any], partial: Path, note: Path, strict: bool, verbose: bool
 ) -> tuple[Zoo, dict[str, str]]:
     """All members in the file `partial`, one behind another, and why others are not there. How far
     it has come stands in the file `note`."""
     target, done, left_out = _resume(partial, note, source, info)
     title = f"import {len(source.members)} members"
-    with progress.bar(title, len(source.members), done) as advance, stop.deferred():
+    bar = progress.bar(title, len(source.members), done) if verbose else nullcontext(_silent)
+    with bar as advance, stop.deferred():
         for row in range(done, len(source.members)):
             name = source.members[row]
             try:
@@ -119,15 +125,19 @@ def _info(path: str | Path, source: Source, dataset: str) -> dict[str, Any]:
     }
 
 
-def _describe(source: Source) -> None:
+def _silent(*words: Any) -> None:
+    """In place of a progress bar, or of words."""
+
+
+def _describe(source: Source, say: Callable[[str], None]) -> None:
     spec = source.layout.spec
     shapes = ", ".join(f"{x.name} {'x'.join(map(str, x.shape))}" for x in spec.layers)
-    console.print(
+    say(
         f"{source.form}: {len(source.members)} members, snapshots {_range(source.epochs)}, "
         f"{spec.num_params} weights: {shapes}"
     )
     for assumed in source.layout.assumed:
-        console.print(f"assumed: {assumed}")
+        say(f"assumed: {assumed}")
 
 
 def _range(epochs: tuple[int, ...]) -> str:
@@ -178,12 +188,8 @@ def _finish(
     source: Source,
     info: dict[str, Any],
     left_out: dict[str, str],
-) -> None:
+) -> Zoo:
     """Give the file its name; without the places of those that were left out."""
-    for name, reason in list(left_out.items())[:_SHOWN]:
-        console.print(f"left out: {name}: {reason}")
-    if len(left_out) > _SHOWN:
-        console.print(f"... and {len(left_out) - _SHOWN} more; info['left_out'] has them all")
     kept = [name for name in source.members if name not in left_out]
     if not kept:
         raise HyperJaxError(
@@ -203,9 +209,19 @@ def _finish(
         zoo_file.publish(whole, output)
     else:
         zoo_file.publish(partial, output)
-    measured = [name for name in METRICS if np.isfinite(target.metrics[name][: len(kept)]).any()]
+    return zoo_file.read(output)
+
+
+def _summarise(
+    made: Zoo, output: Path, left_out: dict[str, str], say: Callable[[str], None]
+) -> None:
+    for name, reason in list(left_out.items())[:_SHOWN]:
+        say(f"left out: {name}: {reason}")
+    if len(left_out) > _SHOWN:
+        say(f"... and {len(left_out) - _SHOWN} more; info['left_out'] has them all")
+    measured = [name for name, values in made.metrics.items() if np.isfinite(values).any()]
     what = ", ".join(measured) or "no metrics: what needs accuracy has to measure it"
-    console.print(f"{output}: {len(kept)} members, {len(left_out)} left out; {what}")
+    say(f"{output}: {len(made.members)} members, {len(left_out)} left out; {what}")
 
 
 def _blocks(count: int) -> Iterator[slice]:

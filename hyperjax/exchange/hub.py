@@ -123,8 +123,9 @@ def from_pretrained(
 
     Raises HyperJaxError if it is not there, or no file of ours.
 
-    >>> hj.from_pretrained("folder").weights.shape
-    (8, 26, 2464)
+    >>> folder = hj.save_pretrained(zoo, "folder")
+    >>> hj.from_pretrained(folder).weights.shape
+    (4, 3, 2464)
     """
     folder = Path(name)
     if not folder.is_dir():
@@ -177,6 +178,8 @@ def push_to_hub(
     """Upload a folder of `save_pretrained` to "user/name" of the hub, made if it is not there.
 
     Needs huggingface_hub (an extra, `hub`) and a token. Returns the address of the commit.
+
+    >>> hj.push_to_hub("folder", "me/zoo")  # doctest: +SKIP
     """
     if not (Path(folder) / MODEL).is_file():
         raise HyperJaxError(f"{folder}: nothing to upload; expected a folder of save_pretrained")

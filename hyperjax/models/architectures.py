@@ -77,6 +77,7 @@ def mlp_spec(
     widths: Sequence[int] = (32,),
 ) -> WeightSpec:
     """Dense layers of these widths, and one of the classes."""
+    sequential.activation_fn(activation)
     inputs, layers = in_channels * math.prod(image_size), []
     for number, neurons in enumerate((*widths, classes), 1):
         layers.append(LayerSpec(f"fc{number}", "dense", (neurons, inputs)))
@@ -156,6 +157,7 @@ def _with_dense(
     image_size: tuple[int, int],
 ) -> WeightSpec:
     """Convolutions, and dense layers of these widths after what they leave of an image."""
+    sequential.activation_fn(activation)
     (size, channels), image_size = (image_size, layers[0].shape[1]), tuple(image_size)
     for layer in layers:
         size, channels = sequential.output_size(layer, size, channels), layer.num_neurons

@@ -138,7 +138,7 @@ def test_members_that_cannot_be_used_are_left_out_by_name(tmp_path, capsys):
     paths = export.export(zoo, tmp_path / "dicts", "torch")
     paths[1].write_bytes(paths[1].read_bytes()[:900])
     export.export(zoo_of(CNN, 1), tmp_path / "foreign", "torch")[0].replace(paths[4])
-    found = imported(tmp_path / "dicts", tmp_path, MLP)
+    found = imported(tmp_path / "dicts", tmp_path, MLP, verbose=True)
     np.testing.assert_array_equal(found.weights[:, 0], zoo.weights[[0, 2, 5], -1])
     np.testing.assert_array_equal(found.members, [0, 2, 5])
     left_out = found.info["left_out"]

@@ -11,7 +11,7 @@ import pytest
 import scipy.special
 from denoiser_cases import EQUIVARIANT, GRAPH, MLP, SPECS, random_params, vectors_of
 
-from hyperjax.errors import HyperJaxError
+from hyperjax import symmetry
 from hyperjax.models import graph
 from hyperjax.models.graph import GraphDenoiser, condition_embedding
 from hyperjax.weights import LayerSpec, WeightSpec
@@ -255,8 +255,14 @@ def test_bfloat16_gives_nearly_the_same():
     assert 0 < np.abs(ours - theirs).max() < 0.1 * np.abs(theirs).max()
 
 
-def test_layers_without_biases_are_refused():
+def test_layers_without_biases():
+    """Their neurons have no features of their own; they commute with permutations all the same."""
     layers = (LayerSpec("d", "dense", (4, 5), bias=False), LayerSpec("e", "dense", (2, 4)))
-    spec = WeightSpec(layers, "tanh")
-    with pytest.raises(HyperJaxError, match="layers d have no biases"):
-        random_params(GRAPH, spec)
+    spec = WeightSpec(layers, "gelu")
+    config = dataclasses.replace(GRAPH, equivariant=True)
+    params, (vectors, *known) = random_params(config, spec), inputs_of(spec)
+    assert "node_d" not in params["embed"]
+    transform = symmetry.random_transform(jax.random.key(0), spec)
+    moved = symmetry.apply(spec, transform, vectors)
+    expected = symmetry.apply(spec, transform, run(config, spec, params, vectors, *known))
+    np.testing.assert_allclose(run(config, spec, params, moved, *known), expected, atol=1e-5)

@@ -171,18 +171,17 @@ def test_networks_that_cannot_be_fine_tuned(zoo):
     for wrong, spec in (
         (last[:, 1:], SPEC), (last[0], SPEC), (last[:0], SPEC), (random_vectors(8, colour), colour)
     ):  # fmt: skip
-        with pytest.raises(HyperJaxError, match=r"finetune: weights of shape .* with 1 channels"):
+        with pytest.raises(HyperJaxError, match=r"finetune: weights of shape .* images of shape"):
             lockstep.finetune(wrong, DATA, TRAINING, epochs=1, key=KEY, spec=spec)
 
 
-@pytest.mark.parametrize("name", variants.VARIANTS)
-def test_architectures_that_are_not_known(name):
-    """Of which a population of zoo CNNs would leave out the skips."""
-    spec = variants.VARIANTS[name].spec(1, "tanh")
+def test_architectures_that_are_no_sequence():
+    """Of which a population would leave out the skips."""
+    spec = variants.res_skip_spec(1, "tanh")
     vectors = random_vectors(8, spec)
     strange = Zoo(spec, vectors[:, None], np.zeros(1, np.int32), np.arange(8), {})
     for given, told in ((strange, None), (vectors, spec)):
-        with pytest.raises(HyperJaxError, match="no network is known for the layers conv1"):
+        with pytest.raises(HyperJaxError, match=r"layer 'skip1' .* convolution after a dense"):
             lockstep.finetune(given, DATA, TRAINING, epochs=1, key=KEY, spec=told)
 
 

@@ -32,7 +32,7 @@ def small_spec(channels, activation):
         LayerSpec("d1", "dense", (5, 8)),
         LayerSpec("d2", "dense", (4, 5)),
     )
-    return WeightSpec(layers, activation)
+    return WeightSpec(layers, activation, (8, 8))
 
 
 def random_inputs(n, channels=1, seed=0):
@@ -67,7 +67,7 @@ def one_layer(layer, weights, bias, x):
     maps = [[correlate(image, kernel, "valid")[0] for kernel in weights] for image in x]
     z = np.array(maps) + bias[:, None, None]
     n, o, h, w = z.shape
-    return z.reshape(n, o, h // 2, 2, w // 2, 2).max(axis=(3, 5)) if layer.pooled else z
+    return z.reshape(n, o, h // 2, 2, w // 2, 2).max(axis=(3, 5)) if layer.pool else z
 
 
 def moments(z):
@@ -330,22 +330,21 @@ def with_layer(position, **changes):
     layers = list(SPEC.layers)
     fields = {"name": layers[position].name, "kind": "dense", **changes}
     layers[position] = LayerSpec(**fields)
-    return WeightSpec(tuple(layers), "tanh")
+    return WeightSpec(tuple(layers), "tanh", (8, 8))
 
 
 @pytest.mark.parametrize(
     ("spec", "size", "message"),
     [
-        (variants.four_conv_spec(1), 28, r"layer 'conv2' .* has no biases"),
+        (variants.four_conv_spec(1), 28, "layers conv2, conv3, conv4 have no biases"),
         (variants.res_skip_spec(1, "tanh"), 28, r"layer 'skip1' .* convolution after a dense"),
-        (SPEC, 9, r"layer 'c1' .* would have an output of 7 x 7 pixels.*inputs \(9, 9, 1\)"),
-        (SPEC, 2, r"layer 'c1' .* output of 0 x 0"),
-        (SPEC, 10, r"layer 'd1' .* would get 18 inputs"),
-        (small_spec(3, "tanh"), 8, r"layer 'c1' .* would get 1 channels"),
+        (SPEC, 9, r"inputs of shape \(2, 9, 9, 1\); expected \[n, 8, 8, 1\]"),
+        (small_spec(3, "tanh"), 8, r"inputs of shape .* expected \[n, 8, 8, 3\]"),
+        (WeightSpec(SPEC.layers, "tanh", (2, 2)), 2, r"layer 'c1' .* has no outputs"),
+        (WeightSpec(SPEC.layers, "tanh", (10, 10)), 10, r"layer 'd1' .* would get 18 inputs"),
         (with_layer(1, kind="conv", shape=(2, 4, 2, 2)), 8, r"layer 'c2' .* get 3 channels"),
         (with_layer(3, shape=(4, 6)), 8, r"layer 'd2' .* would get 5 inputs"),
-        (with_layer(2, shape=(5, 8), pool="max"), 8, r"layer 'd1' .* cannot be pooled"),
-        (WeightSpec(SPEC.layers, "sine"), 8, "unknown activation 'sine'"),
+        (WeightSpec(SPEC.layers, "sine", (8, 8)), 8, "unknown activation 'sine'"),
     ],
 )
 def test_architectures_that_cannot_be_run(spec, size, message):
@@ -358,7 +357,7 @@ def test_architectures_that_cannot_be_run(spec, size, message):
 
 def test_arrays_that_do_not_fit():
     for inputs in (INPUTS[0], INPUTS[:0]):
-        with pytest.raises(HyperJaxError, match=r"inputs of shape .*\[n, H, W, C\]"):
+        with pytest.raises(HyperJaxError, match=r"inputs of shape .*\[n, 8, 8, 1\]"):
             fit_repair(SPEC, MEMBERS, inputs)
     with pytest.raises(HyperJaxError, match="inputs are integers"):
         fit_repair(SPEC, MEMBERS, INPUTS.astype(np.uint8))

@@ -69,7 +69,7 @@ def forward(spec, vector, images=IMAGES):
         if spec.layers[i].kind == "conv":
             patches = np.lib.stride_tricks.sliding_window_view(x, weights.shape[2:], axis=(2, 3))
             x = np.einsum("nchwij,ocij->nohw", patches, weights) + bias[:, None, None]
-            if spec.layers[i].pooled:
+            if spec.layers[i].pool:
                 n, c, h, w = x.shape
                 x = x.reshape(n, c, h // 2, 2, w // 2, 2).max(axis=(3, 5))
         else:
