@@ -12,8 +12,10 @@ from hyperjax.report.page import Figure, Section
 from hyperjax.report.tables import Table
 from hyperjax.zoo import snapshot_index
 
-_POPULATIONS = ("S_kde30", "S_kde_anchor30", "S_joint", "S_joint30", "B_kde30", "B_kde_anchor30",
-                "average", "diffusion", "polish:diffusion", "subsample:polish:diffusion")  # fmt: skip
+_POPULATIONS = (
+    "S_kde30", "S_kde_anchor30", "S_joint", "S_joint30", "B_kde30", "B_kde_anchor30", "average",
+    "diffusion", "polish:diffusion", "subsample:polish:diffusion",
+)  # fmt: skip
 
 
 def run(context: Context) -> dict[str, Ensembles]:
