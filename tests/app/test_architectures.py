@@ -35,7 +35,8 @@ def test_the_whole_pipeline(env, tmp_path, model):
     assert done.returncode == 0, done.stderr
     run = hj.load(tmp_path)
     assert run.zoo.spec.num_params == SIZES[model]
-    assert run.zoo.metrics["train_accuracy"][:, -1].mean() > 0.15  # of ten classes
+    losses = run.zoo.metrics["train_loss"].mean(axis=0)
+    assert losses[-1] < losses[0]  # of eight steps; what networks compute is tested elsewhere
     experiments = "fig2,fig3,fig4,tab1,fig5,fig6,figD,novelty,denoiser,probes,cost"
     done = call(
         env, "evaluate.py", f"--workdir={tmp_path}", f"--samplers={SAMPLERS}",
