@@ -15,7 +15,7 @@ from hyperjax.app.progress import console
 from hyperjax.app.run import VAE, Run, load
 from hyperjax.config import to_dict
 from hyperjax.errors import HyperJaxError, unknown
-from hyperjax.models.architectures import zoo_cnn_spec
+from hyperjax.models.architectures import is_zoo_cnn
 from hyperjax.report import page
 from hyperjax.report.page import Section
 from hyperjax.store import files, workdir
@@ -193,7 +193,7 @@ def _chosen(registry: ModuleType, request: Request, trained: Run) -> tuple[str, 
         reason = "without images (config field dataset)"
         others = [name for name in registry.DESCRIPTIONS if name not in registry.IMAGELESS]
         lacking |= dict.fromkeys(others, reason)
-    elif trained.zoo.spec.layers != zoo_cnn_spec(trained.zoo.spec.channels, "tanh").layers:
+    elif not is_zoo_cnn(trained.zoo.spec):
         reason = "for networks other than the paper's CNN"
         lacking |= dict.fromkeys(registry.NEED_CNN, reason)
     lacking |= dict.fromkeys(registry.HOURS, "unless --experiments names it")

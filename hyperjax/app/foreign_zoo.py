@@ -23,15 +23,17 @@ _LAST = 5  # snapshots that an autoencoder sees where nobody says which
 _ROWS = 512  # members that are measured together
 
 
-def resolved(config: Config) -> Config:
-    """With the snapshots that are seen, where the configuration leaves them open: the last five.
+def resolved(config: Config, made: Path) -> Config:
+    """With the snapshots that are seen, where the configuration leaves them open: the last five, of
+    the workdir's zoo `made`, if it is there.
 
     Raises HyperJaxError if nothing that is known lies at the path.
     """
     if not config.zoo.path or config.autoencoder.data.epochs_seen:
         return config
-    if _is_zoo(Path(config.zoo.path)):
-        epochs = zoo_file.read(config.zoo.path).epochs.tolist()
+    zoo = made if made.exists() else Path(config.zoo.path)
+    if _is_zoo(zoo):
+        epochs = zoo_file.read(zoo).epochs.tolist()
     else:
         epochs = sources.find(config.zoo.path, _wanted(config)).epochs
     return override(config, {"autoencoder.data.epochs_seen": tuple(epochs[-_LAST:])})

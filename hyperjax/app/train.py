@@ -29,7 +29,7 @@ from hyperjax.store import files, hyperrep_file, workdir
 def run(config: Config, folder: Path) -> Run:
     """Make what the workdir lacks; on a finished one, say so."""
     set_precision(config)
-    config = foreign_zoo.resolved(config)
+    config = foreign_zoo.resolved(config, workdir.zoo_path(folder))
     made = Run(folder, config)
     # a folder is not claimed before its images are known to be there
     source, data = "none", None

@@ -126,7 +126,8 @@ def _load(path: Path) -> np.ndarray:
 def flat_arrays(path: Path, wanted: "Wanted") -> "Source":
     """A .npz or HDF5 file with `weights` float[M, D] or [M, E, D] in the order of our own vectors
     (`hyperjax.weights`), and where they are known `epochs` int[E], `members` (names) and metrics
-    [M, E] under our names. `wanted.model` names the architecture."""
+    [M, E] under our names. `wanted.model` names the architecture, if no `spec` is there, as our own
+    export writes it."""
     from hyperjax.exchange.sources import Source
     from hyperjax.zoo import METRICS
 
@@ -140,7 +141,9 @@ def flat_arrays(path: Path, wanted: "Wanted") -> "Source":
     width = len(str(len(vectors)))
     names = [name.zfill(width) if name.isdigit() else name for name in names]
     order = np.argsort(names, kind="stable")
-    layout = _named(path, vectors.shape[-1], wanted)
+    layout = _told(path, found) or _named(path, vectors.shape[-1], wanted)
+    if layout.spec.num_params != vectors.shape[-1]:
+        raise HyperJaxError(f"{path}: `spec` does not fit weights {vectors.shape}")
     if len(there) != vectors.shape[1] or len(names) != len(vectors):
         raise HyperJaxError(f"{path}: `epochs` or `members` do not fit weights {vectors.shape}")
 
@@ -174,6 +177,16 @@ def _read_arrays(path: Path) -> dict[str, Any]:
         raise HyperJaxError(f"cannot read {path}: {error}") from error
 
 
+def _told(path: Path, found: dict[str, Any]) -> Layout | None:
+    """The architecture that the file itself tells."""
+    if "spec" not in found:
+        return None
+    try:
+        return state_dict.default_layout(weights.from_json(str(np.asarray(found["spec"]))))
+    except HyperJaxError as error:
+        raise HyperJaxError(f"{path}: `spec`: {error}") from error
+
+
 def _named(path: Path, size: int, wanted: "Wanted") -> Layout:
     """The architecture that the user has named, which a flat vector does not tell."""
     from hyperjax.models.architectures import ARCHITECTURES, architecture
@@ -196,6 +209,12 @@ def _named(path: Path, size: int, wanted: "Wanted") -> Layout:
 def export_small_cnn_zoo(folder: Path, zoo: Any) -> None:
     """Write a zoo in this form: layout.csv, metrics.csv.gz, weights.npy."""
     spec, parts, at = zoo.spec, [], 0
+    normalised = [layer.name for layer in spec.layers if layer.norm]
+    if normalised:
+        raise HyperJaxError(
+            f"layers {', '.join(normalised)} are normalised; the Small CNN Zoo's form has kernels "
+            "and biases only"
+        )
     for number, layer in enumerate(spec.layers):
         neurons, inputs, *window = layer.shape
         stem = "conv2d" if layer.kind == "conv" else "dense"

@@ -26,6 +26,7 @@ from hyperjax.zoo import Zoo
 
 MODEL, CONFIG, CARD = "model.safetensors", "config.json", "README.md"
 _KINDS = {HyperRep: "hyper-representation", Denoiser: "denoiser", Zoo: "zoo"}
+_NEEDED = "to reach a hub, huggingface_hub is needed: pip install 'hyperjax[hub]'"
 _USES = {
     "hyper-representation": "latents = hj.encode(found, networks)",
     "denoiser": "clean = hj.denoise(found, networks, 0.5)",
@@ -155,9 +156,15 @@ def _format(path: Path) -> str:
 
 
 def _download(name: str, **settings: Any) -> Path:
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-
+    try:
+        from huggingface_hub import snapshot_download
+        from huggingface_hub.errors import (
+            HfHubHTTPError,
+            HFValidationError,
+            LocalEntryNotFoundError,
+        )
+    except ImportError as error:
+        raise HyperJaxError(f"{name}: no such folder; {_NEEDED}") from error
     try:
         files = [MODEL, CONFIG, CARD]
         return Path(snapshot_download(name, allow_patterns=files, **settings))
@@ -183,8 +190,10 @@ def push_to_hub(
     """
     if not (Path(folder) / MODEL).is_file():
         raise HyperJaxError(f"{folder}: nothing to upload; expected a folder of save_pretrained")
-    from huggingface_hub import HfApi
-
+    try:
+        from huggingface_hub import HfApi
+    except ImportError as error:
+        raise HyperJaxError(_NEEDED) from error
     api = HfApi(token=token)
     api.create_repo(repository, private=private, exist_ok=True)
     done = api.upload_folder(

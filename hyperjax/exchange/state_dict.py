@@ -18,6 +18,8 @@ from hyperjax.weights import LayerSpec, WeightSpec
 
 _WRAPPERS = ("state_dict", "model_state_dict", "model_state", "model", "net", "params")
 _PREFIXES = ("module.", "_orig_mod.")
+_NAMES = {"scale": "norm.weight", "shift": "norm.bias", "mean": "norm.running_mean",
+          "var": "norm.running_var"}  # fmt: skip
 _SIZES = [(28, 28), (32, 32)]  # of images, that are tried where nobody says
 
 
@@ -78,8 +80,8 @@ def flax_tensors(params: Mapping[str, Any]) -> dict[str, np.ndarray]:
             raise HyperJaxError(f"parameters {name!r} have no kernel; expected {{kernel, bias}}")
         kernel = np.asarray(layer["kernel"])
         tensors[f"{name}.weight"] = kernel.transpose((3, 2, 0, 1) if kernel.ndim == 4 else None)
-        if "bias" in layer:
-            tensors[f"{name}.bias"] = np.asarray(layer["bias"])
+        others = (part for part in layer if part != "kernel")
+        tensors |= {f"{name}.{_NAMES.get(part, part)}": np.asarray(layer[part]) for part in others}
     return tensors
 
 
@@ -176,8 +178,9 @@ def _layers(state: Mapping[str, Any]) -> list[_Found]:
 
 
 def _owner(norm: str, neurons: int, layers: Mapping[str, _Found]) -> str:
-    """The layer whose outputs are normalised: of the same number at the end of its name, else the
-    last one so far; of as many neurons, and not normalised yet."""
+    """The layer whose outputs are normalised: the one that its name begins with ("conv1.norm"), or
+    of the same number at the end of its name, else the last one so far; of as many neurons, and not
+    normalised yet."""
     free = [s for s, x in layers.items() if x.shape[0] == neurons and not x.norm]
     number = re.search(r"\d+$", norm)
     same = [s for s in free if number and re.search(r"\d+$", s) and s.endswith(number[0])]
@@ -186,6 +189,9 @@ def _owner(norm: str, neurons: int, layers: Mapping[str, _Found]) -> str:
             f"tensor {norm}.weight [{neurons}] is a normalisation of no layer before it: none has "
             f"{neurons} neurons that are not normalised yet"
         )
+    parent = norm.rpartition(".")[0]
+    if parent in free:
+        return parent
     return same[0] if same and not norm.isdigit() else free[-1]
 
 
@@ -316,10 +322,6 @@ def to_state(layout: Layout, vector: np.ndarray) -> dict[str, np.ndarray]:
         tensors = [kernel, *values.reshape(len(layer.values), layer.num_neurons)]
         state |= {name: np.ascontiguousarray(x) for name, x in zip(names, tensors, strict=True)}
     return state
-
-
-_NAMES = {"scale": "norm.weight", "shift": "norm.bias", "mean": "norm.running_mean",
-          "var": "norm.running_var"}  # fmt: skip
 
 
 def default_layout(spec: WeightSpec) -> Layout:

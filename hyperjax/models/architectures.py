@@ -140,6 +140,11 @@ def checked(name: str, spec: WeightSpec, *, channels: int, classes: int) -> Weig
     return spec
 
 
+def is_zoo_cnn(spec: WeightSpec) -> bool:
+    """Whether a network is the paper's, whatever its activation and number of channels."""
+    return spec.layers == zoo_cnn_spec(spec.channels, spec.activation).layers
+
+
 def _function(name: str) -> Callable[..., WeightSpec]:
     module, _, function = name.partition(":")
     try:

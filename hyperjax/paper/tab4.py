@@ -9,7 +9,7 @@ from hyperjax.app.context import Context, Target
 from hyperjax.app.populations import available, drawn, finetuned, pretrained, sources
 from hyperjax.errors import HyperJaxError
 from hyperjax.models import variants
-from hyperjax.models.architectures import zoo_cnn_spec
+from hyperjax.models.architectures import is_zoo_cnn
 from hyperjax.models.variants import VARIANTS
 from hyperjax.paper.common import band, effects_table
 from hyperjax.population.lockstep import make_engine
@@ -35,7 +35,7 @@ PUBLISHED = {
 
 def run(context: Context) -> Unseen:
     target, spec = _target(context), context.trained.zoo.spec
-    if spec.layers != zoo_cnn_spec(spec.channels, spec.activation).layers:
+    if not is_zoo_cnn(spec):
         raise HyperJaxError(
             "tab4 hands the weights of the paper's CNN on to other networks; those here have "
             f"the layers {', '.join(spec.names)}"

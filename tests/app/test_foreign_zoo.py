@@ -2,6 +2,7 @@
 
 import re
 import shlex
+import shutil
 from types import SimpleNamespace
 
 import jax
@@ -93,10 +94,13 @@ def test_the_page_on_ones_own_networks(env, networks, tmp_path):
 def test_without_images(env, networks, tmp_path):
     """Reconstruction and geometry; what needs images says so."""
     folder = tmp_path / "blind"
-    text = done(
-        env, "train.py", *SMALL, f"--workdir={folder}", f"--config.zoo.path={networks.folder}"
-    )
+    source = tmp_path / "source"
+    shutil.copytree(networks.folder, source)
+    text = done(env, "train.py", *SMALL, f"--workdir={folder}", f"--config.zoo.path={source}")
     assert "accuracy not known" in text
+    moved = (f"--workdir={folder}", f"--config.zoo.path={source}")
+    shutil.rmtree(source)
+    assert "nothing to train" in done(env, "train.py", *SMALL, *moved)  # asks for it no more
     assert not (folder / "zoo" / "moments.safetensors").exists()
     text = done(env, "evaluate.py", f"--workdir={folder}", "--samplers=joint,kde")
     assert "without images (config field dataset) there is no tab1" in text

@@ -73,6 +73,9 @@ def test_what_is_no_folder_of_ours(tmp_path, monkeypatch):
         hj.from_pretrained(tmp_path)
     with pytest.raises(HyperJaxError, match="nothing to upload"):
         hj.push_to_hub(tmp_path / "absent", "me/zoo")
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)  # as where it is not installed
+    with pytest.raises(HyperJaxError, match="me/zoo: no such folder; to reach a hub, huggingface"):
+        hj.from_pretrained("me/zoo")
     asked = {}
 
     def download(name, **settings):

@@ -126,6 +126,10 @@ def test_flat_arrays_and_back(tmp_path, suffix):
         path = tmp_path / "zoo.h5"
     found = imported(path, tmp_path, CNN, "again", model="cnn")
     assert_same(found, zoo)
+    if suffix == "npz":  # it tells its architecture itself; arrays of others do not
+        assert_same(imported(path, tmp_path, CNN, "told"), zoo)
+        with np.load(path) as arrays:
+            np.savez(path, **{name: arrays[name] for name in arrays.files if name != "spec"})
     with pytest.raises(HyperJaxError, match="do not tell their architecture; name it"):
         imported(path, tmp_path, CNN, "other")
     with pytest.raises(HyperJaxError, match="vectors of 2464 values; unterthiner has"):
@@ -211,6 +215,8 @@ def test_damaged_zoos_end_in_one_error_or_leave_members_out(tmp_path, form):
     pristine = tmp_path / "pristine"
     export.export(zoo, pristine, form)
     files = sorted(path for path in pristine.rglob("*") if path.is_file())
+    whole = imported(pristine / "zoo.npz" if form == "numpy" else pristine, tmp_path, MLP, "whole")
+    np.testing.assert_array_equal(whole.weights[:, 0], zoo.weights[:, 0])
     refused = 0
     for seed in range(40):
         folder = tmp_path / f"{seed}"
@@ -229,6 +235,15 @@ def test_damaged_zoos_end_in_one_error_or_leave_members_out(tmp_path, form):
         finally:
             shutil.rmtree(folder)
     assert refused >= 15
+
+
+def test_forms_that_cannot_hold_a_network_say_so(tmp_path):
+    layers = (hj.LayerSpec("a", "dense", (3, 4), norm="group"), hj.LayerSpec("b", "dense", (2, 3)))
+    zoo = zoo_of(hj.WeightSpec(layers, "relu", (2, 2)))
+    with pytest.raises(HyperJaxError, match="layers a are normalised"):
+        export.export(zoo, tmp_path, "small_cnn_zoo")
+    with pytest.raises(HyperJaxError, match=r"form of export 'onnx'.*safetensors"):
+        export.export(zoo, tmp_path, "onnx")
 
 
 def test_objects_in_arrays_are_refused(tmp_path):

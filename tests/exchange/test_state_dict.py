@@ -125,6 +125,22 @@ def test_normalisations_find_their_layers():
     assert [layer.norm for layer in layout.spec.layers] == ["group", ""]
 
 
+def test_normalised_networks_of_ours_are_recognised():
+    """From Flax parameters, and from the names that they are exported under."""
+    layers = (
+        LayerSpec("conv1", "conv", (4, 1, 3, 3), bias=False, norm="batch"),
+        LayerSpec("conv2", "conv", (4, 4, 3, 3), norm="group"),
+        LayerSpec("fc1", "dense", (3, 64), norm="batch"),
+    )
+    spec = hj.WeightSpec(layers, "relu", (8, 8))
+    layout, state = state_of(spec)
+    vector = state_dict.to_vector(layout, state)
+    for given in (state, hj.unflatten(spec, vector)):
+        found = hj.spec_of(given, activation="relu", image_size=(8, 8))
+        assert found.spec == spec
+    assert found.names == layout.names
+
+
 def test_vectors_of_other_networks_are_refused_by_tensor():
     layout, state = state_of(MLP)
     for changed, message in (
