@@ -1,5 +1,5 @@
-"""Checksums inside safetensors files, by which damage is noticed: CRC-32 of every tensor, and of the
-header that holds or describes them.
+"""Checksums inside safetensors files, by which damage is noticed: CRC-32 of every tensor, and of
+the header that describes them.
 
 A header is written with `BLANK` in its metadata, in place of which `sealed` puts the checksum of
 all of its bytes. A file without any is of an older version, or of another library.

@@ -58,6 +58,19 @@ def read(
     return tensors, meta
 
 
+def form_of(path: Path) -> tuple[str | None, bool]:
+    """The format that a safetensors file says it has, of HyperJAX or not, and whether it has
+    checksums. Raises HyperJaxError if it is missing or its header is damaged."""
+    header, _ = checksums.header_of(path, "file")
+    sealed = checksums.is_sealed(path, header)
+    fields = _parsed(path, header[8:])
+    meta = fields.get("__metadata__")
+    meta = meta if isinstance(meta, dict) else {}
+    if FIELD in meta:
+        meta = _parsed(path, meta[FIELD])
+    return meta.get("format"), sealed
+
+
 def _check(path: Path, header: bytes, tensors: dict[str, np.ndarray], meta: dict[str, Any]) -> None:
     """Raises HyperJaxError naming the tensors that are not as they were written."""
     sealed, sums = checksums.is_sealed(path, header), meta.get("checksums")
@@ -70,13 +83,13 @@ def _check(path: Path, header: bytes, tensors: dict[str, np.ndarray], meta: dict
         raise HyperJaxError(f"{path}: damaged: tensor {', '.join(wrong)}; {checksums.ADVICE}")
 
 
-def _parsed(path: Path, text: str) -> dict[str, Any]:
+def _parsed(path: Path, text: str | bytes) -> dict[str, Any]:
     try:
         meta = json.loads(text)
-    except ValueError as error:
+    except (TypeError, ValueError) as error:
         raise HyperJaxError(f"{path}: damaged: {error!r}") from error
     if not isinstance(meta, dict):
-        raise HyperJaxError(f"{path}: damaged: metadata {text}; expected a dictionary")
+        raise HyperJaxError(f"{path}: damaged: metadata {text!r}; expected a dictionary")
     return meta
 
 

@@ -253,10 +253,22 @@ def read(path: str | Path, *, writable: bool = False) -> Zoo:
     return found
 
 
-def _mapped(path: Path, *, writable: bool = False) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-    """The tensors by name, memory-mapped, and the metadata."""
+def about(path: str | Path) -> tuple[WeightSpec, dict[str, Any]]:
+    """What the header alone says: architecture and info, whatever has become of the data.
+
+    Raises HyperJaxError as `read` does.
+    """
+    meta = _fields(Path(path))[1]
+    try:
+        return weights.from_json(meta["spec"]), json.loads(meta["info"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise HyperJaxError(f"{path}: damaged header: {error!r}") from error
+
+
+def _fields(path: Path) -> tuple[dict[str, Any], dict[str, Any], int, int]:
+    """The header's tensors, its metadata, where the data begin and the file ends."""
     header, size = checksums.header_of(path, "zoo or population file")
-    fields, start = _parsed(path, header), len(header)
+    fields = _parsed(path, header)
     meta = fields.pop("__metadata__", {})
     if not isinstance(meta, dict) or meta.get("format") != FORMAT:
         raise HyperJaxError(f"{path}: a safetensors file, but not a HyperJAX zoo or population")
@@ -267,6 +279,12 @@ def _mapped(path: Path, *, writable: bool = False) -> tuple[dict[str, np.ndarray
     summed = "header" in meta or any(name.startswith(SUMS) for name in fields)
     if checksums.is_sealed(path, header) != summed:
         raise HyperJaxError(f"{path}: damaged header: its checksum; {checksums.ADVICE}")
+    return fields, meta, len(header), size
+
+
+def _mapped(path: Path, *, writable: bool = False) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """The tensors by name, memory-mapped, and the metadata."""
+    fields, meta, start, size = _fields(path)
     data = np.memmap(path, np.uint8, "r+" if writable else "r")
     arrays, last = {}, 0
     try:
