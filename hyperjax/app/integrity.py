@@ -54,7 +54,7 @@ def check_zoo(path: Path) -> None:
 
 
 def _files(path: Path) -> list[Path]:
-    if not path.is_dir():
+    if path.is_file():
         return [path]
     found = [path / "config.json", path / "manifest.json"]
     found = found if all(file.is_file() for file in found) else []
