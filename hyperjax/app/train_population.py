@@ -121,7 +121,8 @@ def repair_population(path: Path, recipe: Recipe, config: Config, task: Task, ti
     rows = np.unique(np.concatenate([[], *found.values()])).astype(int)
     distributed.barrier(f"{path} is checked")
     target = zoo_file.read(path, writable=True) if distributed.is_writer() else None
-    _train_rows(target, rows, recipe, config, task, title)
+    if len(rows):
+        _train_rows(target, rows, recipe, config, task, title)
     distributed.barrier(f"{path} is repaired")
     left = zoo_file.damaged(path)
     others = np.unique(np.concatenate([[], *left.values()])).astype(int)
@@ -163,8 +164,8 @@ def _train_rows(
     if task.engine.mapping == "map":
         size = min(size, padded(task.engine, len(rows)))
     parts, steps = np.split(rows, range(size, len(rows), size)), max(int(recipe.epochs[-1]), 1)
-    with progress.bar(f"repair {title}", len(rows) and len(parts) * steps) as advance:
-        for part in parts if len(rows) else ():
+    with progress.bar(f"repair {title}", len(parts) * steps) as advance:
+        for part in parts:
             state, hyper = lockstep.start(task, recipe, config.zoo.training, part, size)
             for _, snapshot in lockstep.train(task, recipe, state, hyper):
                 _write(target, part, [snapshot], advance, seal=False)
