@@ -95,6 +95,7 @@ def prepare(stage: str, path: Path, members: int, snapshots: int) -> Callable[[]
             target.weights[rows, column] = vectors
             for values in target.metrics.values():
                 values[rows, column] = column
+        zoo_file.seal(target)
         zoo_file.flush(target)
         zoo_file.publish(partial, path)
         return size

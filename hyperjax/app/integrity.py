@@ -87,7 +87,7 @@ def _of_tensors(path: Path) -> str:
         found = zoo_file.damaged(path)
         if found:
             raise zoo_file.damage(path, found)
-        zoo_file.about(path)
+        zoo_file.read(path)
     elif form in _READERS:
         _READERS[form](path)
     elif has_checksums:

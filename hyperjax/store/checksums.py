@@ -30,6 +30,7 @@ def crc32(array: np.ndarray) -> int:
 
 def crc32_of_rows(array: np.ndarray, rows: Iterable[int]) -> np.ndarray:
     """uint32[len(rows)]: of `array[row]` each."""
+    array = np.asarray(array)  # rows of a memory map are slow to make
     return np.array([crc32(array[row]) for row in rows], np.uint32)
 
 
