@@ -13,7 +13,7 @@ from hyperjax.app.progress import console
 from hyperjax.config import Config, override
 from hyperjax.errors import HyperJaxError
 from hyperjax.exchange import sources
-from hyperjax.exchange.sources import Wanted
+from hyperjax.exchange.source import Wanted
 from hyperjax.population import evaluation
 from hyperjax.population.evaluation import Task
 from hyperjax.store import zoo_file

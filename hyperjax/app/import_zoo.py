@@ -12,7 +12,7 @@ from hyperjax.app import progress, stop
 from hyperjax.app.progress import console
 from hyperjax.errors import HyperJaxError
 from hyperjax.exchange import sources
-from hyperjax.exchange.sources import Source, Wanted
+from hyperjax.exchange.source import Source, Wanted
 from hyperjax.store import files, zoo_file
 from hyperjax.store.files import atomic_write
 from hyperjax.zoo import METRICS, Zoo

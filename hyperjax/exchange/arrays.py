@@ -7,24 +7,22 @@ import math
 import zlib
 from collections import defaultdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from hyperjax import weights
 from hyperjax.errors import HyperJaxError
 from hyperjax.exchange import state_dict
+from hyperjax.exchange.source import Source, Wanted, chosen_epochs
 from hyperjax.exchange.state_dict import Layout
+from hyperjax.models.architectures import ARCHITECTURES, architecture
+from hyperjax.zoo import METRICS, Zoo
 
-if TYPE_CHECKING:
-    from hyperjax.exchange.sources import Source, Wanted
 
-
-def small_cnn_zoo(folder: Path, wanted: "Wanted") -> "Source":
+def small_cnn_zoo(folder: Path, wanted: Wanted) -> Source:
     """weights.npy [rows, D], layout.csv and metrics.csv.gz (Unterthiner et al. 2020): a row a
     snapshot, rows of one model directory a member. Kernels are HWIO or [in, out], biases first."""
-    from hyperjax.exchange.sources import Source
-
     parts = _read_layout(folder / "layout.csv")
     rows = _load(folder / "weights.npy")
     size = max(end for _, end, _ in parts.values())
@@ -58,8 +56,7 @@ def small_cnn_zoo(folder: Path, wanted: "Wanted") -> "Source":
                 known.setdefault(name, {})[epoch] = value
         return known
 
-    there = {epoch for each in places.values() for epoch in each}
-    epochs = tuple(sorted(wanted.epochs or there))
+    epochs = chosen_epochs((epoch for each in places.values() for epoch in each), wanted, folder)
     return Source("Small CNN Zoo", members, epochs, read, metrics, found)
 
 
@@ -123,14 +120,11 @@ def _load(path: Path) -> np.ndarray:
         raise HyperJaxError(f"cannot read {path}: {error}") from error
 
 
-def flat_arrays(path: Path, wanted: "Wanted") -> "Source":
+def flat_arrays(path: Path, wanted: Wanted) -> Source:
     """A .npz or HDF5 file with `weights` float[M, D] or [M, E, D] in the order of our own vectors
     (`hyperjax.weights`), and where they are known `epochs` int[E], `members` (names) and metrics
     [M, E] under our names. `wanted.model` names the architecture, if no `spec` is there, as our own
     export writes it."""
-    from hyperjax.exchange.sources import Source
-    from hyperjax.zoo import METRICS
-
     found = _read_arrays(path)
     if "weights" not in found or found["weights"].ndim not in (2, 3):
         raise HyperJaxError(f"{path}: expected an array `weights` [M, D] or [M, E, D]")
@@ -158,7 +152,7 @@ def flat_arrays(path: Path, wanted: "Wanted") -> "Source":
                 known[name] = dict(zip(there, map(float, values), strict=True))
         return known
 
-    epochs = tuple(sorted(wanted.epochs or there))
+    epochs = chosen_epochs(there, wanted, path)
     return Source("flat arrays", tuple(names[i] for i in order), epochs, read, metrics, layout)
 
 
@@ -187,10 +181,8 @@ def _told(path: Path, found: dict[str, Any]) -> Layout | None:
         raise HyperJaxError(f"{path}: `spec`: {error}") from error
 
 
-def _named(path: Path, size: int, wanted: "Wanted") -> Layout:
+def _named(path: Path, size: int, wanted: Wanted) -> Layout:
     """The architecture that the user has named, which a flat vector does not tell."""
-    from hyperjax.models.architectures import ARCHITECTURES, architecture
-
     name, image_size = wanted.model, wanted.image_size or (28, 28)
     if not name:
         raise HyperJaxError(
@@ -206,7 +198,7 @@ def _named(path: Path, size: int, wanted: "Wanted") -> Layout:
     raise HyperJaxError(f"{path}: vectors of {size} values; {name} has {spec.num_params}")
 
 
-def export_small_cnn_zoo(folder: Path, zoo: Any) -> None:
+def export_small_cnn_zoo(folder: Path, zoo: Zoo) -> None:
     """Write a zoo in this form: layout.csv, metrics.csv.gz, weights.npy."""
     spec, parts, at = zoo.spec, [], 0
     normalised = [layer.name for layer in spec.layers if layer.norm]

@@ -1,20 +1,18 @@
-"""Zoos of others, as they lie on disk: one `Source` for each published or common form.
-
-A source knows its members by name and reads one network at a time; nothing of it stays in memory.
-Members are in the order of their names, sorted, whatever the order of the file system.
-"""
+"""Zoos of others, as they lie on disk: what is where, and a `Source` for each form of files of
+single networks. Members are in the order of their names, whatever that of the file system."""
 
 import glob
 import json
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from hyperjax.errors import HyperJaxError
 from hyperjax.exchange import arrays, state_dict, torch_file
+from hyperjax.exchange.source import Metrics, Source, Wanted, chosen_epochs
 from hyperjax.exchange.state_dict import Layout
 
 SUFFIXES = (".pt", ".pth", ".ckpt", ".bin", ".safetensors")
@@ -24,36 +22,6 @@ _METRICS = {
     for part in ("train", "val", "test")
     for theirs, ours in (("loss", "loss"), ("acc", "accuracy"))
 }
-Metrics = dict[str, dict[int, float]]  # name of ours -> epoch -> value
-
-
-class Source(NamedTuple):
-    """Networks on disk.
-
-    Attributes:
-      form: what kind of folder or file it is, in words.
-      members: names, in order.
-      epochs: snapshots that a member may have, rising.
-      read: the network of (row of a member, epoch) as a vector float32[D]; raises HyperJaxError.
-      metrics: what is known of a member, by its row.
-      layout: the architecture, and how its tensors are named.
-    """
-
-    form: str
-    members: tuple[str, ...]
-    epochs: tuple[int, ...]
-    read: Callable[[int, int], np.ndarray]
-    metrics: Callable[[int], Metrics]
-    layout: Layout
-
-
-class Wanted(NamedTuple):
-    """What a user says of a source that it does not say itself."""
-
-    activation: str
-    image_size: tuple[int, int] | None = None
-    model: str = ""
-    epochs: tuple[int, ...] = ()  # of the snapshots; empty: all
 
 
 def find(path: str | Path, wanted: Wanted) -> Source:
@@ -126,7 +94,7 @@ def state_dicts(folder: Path, files: list[Path], wanted: Wanted) -> Source:
             raise HyperJaxError(f"{folder / members[row]} has no snapshot of epoch {epoch}")
         return _vector(layout, tensors_of(path), path)
 
-    epochs = _epochs({epoch for paths in nested.values() for epoch in paths}, wanted, folder)
+    epochs = chosen_epochs({epoch for paths in nested.values() for epoch in paths}, wanted, folder)
     return Source("state dicts", members, epochs, read, lambda row: {}, layout)
 
 
@@ -158,7 +126,7 @@ def ray_zoo(folder: Path, trials: list[Path], wanted: Wanted) -> Source:
     def metrics(row: int) -> Metrics:
         return ray_metrics(folder / members[row] / "result.json")
 
-    epochs = _epochs({epoch for paths in found.values() for epoch in paths}, wanted, folder)
+    epochs = chosen_epochs({epoch for paths in found.values() for epoch in paths}, wanted, folder)
     return Source("ray-tune zoo", members, epochs, read, metrics, layout)
 
 
@@ -205,7 +173,7 @@ def dataset(path: Path, wanted: Wanted) -> Source:
             raise HyperJaxError(f"{path}: {members[row]} has no snapshot of epoch {epoch}")
         return _vector(layout, state_dict.unwrapped(networks[members[row]][epoch]), path)
 
-    epochs = _epochs({epoch for each in networks.values() for epoch in each}, wanted, path)
+    epochs = chosen_epochs({epoch for each in networks.values() for epoch in each}, wanted, path)
     return Source("dataset of state dicts", members, epochs, read, lambda row: known[members[row]],
                   layout)  # fmt: skip
 
@@ -250,10 +218,3 @@ def _vector(layout: Layout, tensors: dict[str, np.ndarray], path: Path) -> np.nd
         return state_dict.to_vector(layout, tensors)
     except HyperJaxError as error:
         raise HyperJaxError(f"{path}: {error}") from error
-
-
-def _epochs(there: set[int], wanted: Wanted, path: Path) -> tuple[int, ...]:
-    missing = sorted(set(wanted.epochs) - there)
-    if missing:
-        raise HyperJaxError(f"{path}: no snapshots of epochs {missing}; it has {sorted(there)}")
-    return tuple(sorted(wanted.epochs or there))

@@ -114,6 +114,17 @@ def test_a_published_dataset(tmp_path):
     np.testing.assert_allclose(found.weights[0, 0], np.concatenate(list(plain.values())), rtol=1e-6)
 
 
+@pytest.mark.parametrize("form", ["numpy", "small_cnn_zoo"])
+def test_epochs_of_arrays_are_checked(tmp_path, form):
+    zoo = zoo_of(CNN)
+    export.export(zoo, tmp_path / "out", form)
+    path = tmp_path / "out" / ("zoo.npz" if form == "numpy" else "")
+    last = imported(path, tmp_path, CNN, epochs=(3, 1))
+    assert_same(last, zoo, [1, 2])
+    with pytest.raises(HyperJaxError, match=r"no snapshots of epochs \[2\]; it has \[0, 1, 3\]"):
+        imported(path, tmp_path, CNN, "other", epochs=(2, 3))
+
+
 @pytest.mark.parametrize("suffix", ["npz", "h5"])
 def test_flat_arrays_and_back(tmp_path, suffix):
     zoo = zoo_of(CNN)
