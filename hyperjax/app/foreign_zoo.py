@@ -47,7 +47,9 @@ def make_zoo(config: Config, path: Path) -> Zoo:
     if distributed.is_writer():
         path.parent.mkdir(parents=True, exist_ok=True)
         if _is_zoo(source):
-            zoo_file.read(source)  # or say what is wrong with it
+            found = zoo_file.read(source)  # or say what is wrong with it
+            if config.zoo.save_moments and found.second_moments is None:
+                raise HyperJaxError(f"config field zoo.save_moments: {source} has none")
             partial = path.with_suffix(".copy")
             try:
                 shutil.copyfile(source, partial)
@@ -59,7 +61,8 @@ def make_zoo(config: Config, path: Path) -> Zoo:
             wanted = _wanted(config)
             import_zoo(
                 source, path, activation=wanted.activation, image_size=wanted.image_size,
-                model=wanted.model, dataset=config.dataset, verbose=True,
+                model=wanted.model, dataset=config.dataset, moments=config.zoo.save_moments,
+                verbose=True,
             )  # fmt: skip
     distributed.barrier(f"{path} is written")
     return zoo_file.read(path)

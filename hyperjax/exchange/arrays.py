@@ -122,9 +122,9 @@ def _load(path: Path) -> np.ndarray:
 
 def flat_arrays(path: Path, wanted: Wanted) -> Source:
     """A .npz or HDF5 file with `weights` float[M, D] or [M, E, D] in the order of our own vectors
-    (`hyperjax.weights`), and where they are known `epochs` int[E], `members` (names) and metrics
-    [M, E] under our names. `wanted.model` names the architecture, if no `spec` is there, as our own
-    export writes it."""
+    (`hyperjax.weights`), and where they are known `epochs` int[E], `members` (names), metrics
+    [M, E] under our names and `second_moments` of the shape of the weights. `wanted.model` names
+    the architecture, if no `spec` is there, as our own export writes it."""
     found = _read_arrays(path)
     if "weights" not in found or found["weights"].ndim not in (2, 3):
         raise HyperJaxError(f"{path}: expected an array `weights` [M, D] or [M, E, D]")
@@ -152,8 +152,15 @@ def flat_arrays(path: Path, wanted: Wanted) -> Source:
                 known[name] = dict(zip(there, map(float, values), strict=True))
         return known
 
-    epochs = chosen_epochs(there, wanted, path)
-    return Source("flat arrays", tuple(names[i] for i in order), epochs, read, metrics, layout)
+    def moments(row: int, epoch: int) -> np.ndarray:
+        return np.asarray(second[order[row], there.index(epoch)], np.float32)
+
+    epochs, second = chosen_epochs(there, wanted, path), found.get("second_moments")
+    if second is not None and second.shape != vectors.shape:
+        raise HyperJaxError(f"{path}: second_moments {second.shape}; weights are {vectors.shape}")
+    asked = moments if wanted.moments and second is not None else None
+    members = tuple(names[i] for i in order)
+    return Source("flat arrays", members, epochs, read, metrics, layout, asked)
 
 
 def _read_arrays(path: Path) -> dict[str, Any]:

@@ -25,6 +25,7 @@ class Source(NamedTuple):
       read: the network of (row of a member, epoch) as a vector float32[D]; raises HyperJaxError.
       metrics: what is known of a member, by its row.
       layout: the architecture, and how its tensors are named.
+      moments: like `read`, Adam's second moments float32[D]; None: there are none, or nobody asks.
     """
 
     form: str
@@ -33,6 +34,7 @@ class Source(NamedTuple):
     read: Callable[[int, int], np.ndarray]
     metrics: Callable[[int], Metrics]
     layout: Layout
+    moments: Callable[[int, int], np.ndarray] | None = None
 
 
 class Wanted(NamedTuple):
@@ -42,6 +44,7 @@ class Wanted(NamedTuple):
     image_size: tuple[int, int] | None = None
     model: str = ""
     epochs: tuple[int, ...] = ()  # of the snapshots; empty: all
+    moments: bool = False  # whether second moments are to come along
 
 
 def chosen_epochs(there: Iterable[int], wanted: Wanted, path: Path) -> tuple[int, ...]:

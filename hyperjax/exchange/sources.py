@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from hyperjax.errors import HyperJaxError
-from hyperjax.exchange import arrays, state_dict, torch_file
+from hyperjax.exchange import arrays, optimizer_state, state_dict, torch_file
 from hyperjax.exchange.source import Metrics, Source, Wanted, chosen_epochs
 from hyperjax.exchange.state_dict import Layout
 
@@ -88,19 +88,28 @@ def state_dicts(folder: Path, files: list[Path], wanted: Wanted) -> Source:
     members = tuple(sorted(nested))
     layout = _layout(lambda: tensors_of(next(iter(nested[members[0]].values()))), wanted)
 
-    def read(row: int, epoch: int) -> np.ndarray:
+    def path_of(row: int, epoch: int) -> Path:
         path = nested[members[row]].get(epoch)
         if path is None:
             raise HyperJaxError(f"{folder / members[row]} has no snapshot of epoch {epoch}")
+        return path
+
+    def read(row: int, epoch: int) -> np.ndarray:
+        path = path_of(row, epoch)
         return _vector(layout, tensors_of(path), path)
 
+    def moments(row: int, epoch: int) -> np.ndarray:
+        path = path_of(row, epoch)
+        return _moments(layout, path, path)
+
     epochs = chosen_epochs({epoch for paths in nested.values() for epoch in paths}, wanted, folder)
-    return Source("state dicts", members, epochs, read, lambda row: {}, layout)
+    asked = moments if wanted.moments else None
+    return Source("state dicts", members, epochs, read, lambda row: {}, layout, asked)
 
 
 def ray_zoo(folder: Path, trials: list[Path], wanted: Wanted) -> Source:
-    """A folder a member with params.json, result.json, and checkpoint_<epoch>/checkpoints, as the
-    published zoos are (Schürholt et al., "Model Zoos", 2022)."""
+    """A folder a member with params.json, result.json, and checkpoint_<epoch>/checkpoints (and
+    optimizer beside it), as the published zoos are (Schürholt et al., "Model Zoos", 2022)."""
     members = tuple(sorted(trial.name for trial in trials))
     found: dict[str, dict[int, Path]] = {}
     for name in members:
@@ -117,17 +126,26 @@ def ray_zoo(folder: Path, trials: list[Path], wanted: Wanted) -> Source:
         )
     layout = _layout(lambda: tensors_of(next(iter(first.values()))), wanted)
 
-    def read(row: int, epoch: int) -> np.ndarray:
+    def path_of(row: int, epoch: int) -> Path:
         path = found[members[row]].get(epoch)
         if path is None:
             raise HyperJaxError(f"{folder / members[row]} has no checkpoint of epoch {epoch}")
+        return path
+
+    def read(row: int, epoch: int) -> np.ndarray:
+        path = path_of(row, epoch)
         return _vector(layout, tensors_of(path), path)
+
+    def moments(row: int, epoch: int) -> np.ndarray:
+        path = path_of(row, epoch)
+        return _moments(layout, path, path.with_name("optimizer"))
 
     def metrics(row: int) -> Metrics:
         return ray_metrics(folder / members[row] / "result.json")
 
     epochs = chosen_epochs({epoch for paths in found.values() for epoch in paths}, wanted, folder)
-    return Source("ray-tune zoo", members, epochs, read, metrics, layout)
+    asked = moments if wanted.moments else None
+    return Source("ray-tune zoo", members, epochs, read, metrics, layout, asked)
 
 
 def ray_metrics(path: Path) -> Metrics:
@@ -218,3 +236,16 @@ def _vector(layout: Layout, tensors: dict[str, np.ndarray], path: Path) -> np.nd
         return state_dict.to_vector(layout, tensors)
     except HyperJaxError as error:
         raise HyperJaxError(f"{path}: {error}") from error
+
+
+def _moments(layout: Layout, network: Path, place: Path) -> np.ndarray:
+    """Second moments of a network from the file `place`: the state of an optimiser, or the
+    network's own file, a checkpoint that holds one."""
+    if place.suffix == ".safetensors":
+        raise HyperJaxError(f"{place}: .safetensors files hold no optimiser")
+    tensors, found = tensors_of(network), torch_file.read(place)
+    try:
+        optimizer = optimizer_state.of_checkpoint(found) if place == network else found
+        return optimizer_state.second_moments(layout, tensors, optimizer)
+    except HyperJaxError as error:
+        raise HyperJaxError(f"{place}: {error}") from error

@@ -56,16 +56,21 @@ def unwrapped(found: Any) -> dict[str, np.ndarray]:
     for name, value in found.items():
         if not isinstance(name, str) or not isinstance(value, np.ndarray):
             continue
-        for prefix in _PREFIXES:
-            name = name.removeprefix(prefix)
         if value.ndim and (value.dtype.kind == "f" or value.dtype.name == "bfloat16"):
-            tensors[name] = value
+            tensors[bare(name)] = value
     if not tensors:
         raise HyperJaxError(
             f"no tensors of weights in it; expected a state dict, or one under "
             f"{', '.join(_WRAPPERS)}"
         )
     return tensors
+
+
+def bare(name: str) -> str:
+    """A tensor's name without what wrappers of modules put before it."""
+    for prefix in _PREFIXES:
+        name = name.removeprefix(prefix)
+    return name
 
 
 def _is_mapping(value: Any) -> bool:
@@ -303,15 +308,22 @@ def to_vector(layout: Layout, state: Mapping[str, np.ndarray]) -> np.ndarray:
         if names:
             raise HyperJaxError(f"the state dict {word} {', '.join(sorted(names))}")
     blocks = []
-    for layer, names in zip(layout.spec.layers, layout.names, strict=True):
-        shapes = (layer.shape, *[layer.shape[:1]] * len(layer.values))
-        for name, shape in zip(names, shapes, strict=True):
-            if state[name].shape != shape:
-                raise HyperJaxError(
-                    f"tensor {name} has shape {list(state[name].shape)}; expected {list(shape)}"
-                )
-            blocks.append(np.asarray(state[name], np.float32).ravel())
+    for name, shape in shapes(layout).items():
+        if state[name].shape != shape:
+            raise HyperJaxError(
+                f"tensor {name} has shape {list(state[name].shape)}; expected {list(shape)}"
+            )
+        blocks.append(np.asarray(state[name], np.float32).ravel())
     return np.concatenate(blocks)
+
+
+def shapes(layout: Layout) -> dict[str, tuple[int, ...]]:
+    """Of all tensors, in the order of the vector."""
+    return {
+        name: layer.shape if place == 0 else layer.shape[:1]
+        for layer, names in zip(layout.spec.layers, layout.names, strict=True)
+        for place, name in enumerate(names)
+    }
 
 
 def to_state(layout: Layout, vector: np.ndarray) -> dict[str, np.ndarray]:
