@@ -3,13 +3,14 @@
 A source knows its members by name and reads one network at a time; nothing of it stays in memory.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
 from hyperjax.errors import HyperJaxError
+from hyperjax.exchange import state_dict
 from hyperjax.exchange.state_dict import Layout
 
 Metrics = dict[str, dict[int, float]]  # name of ours -> epoch -> value
@@ -54,3 +55,13 @@ def chosen_epochs(there: Iterable[int], wanted: Wanted, path: Path) -> tuple[int
     if missing:
         raise HyperJaxError(f"{path}: no snapshots of epochs {missing}; it has {sorted(there)}")
     return tuple(sorted(set(wanted.epochs) or there))
+
+
+def layout_of(path: Path, tensors: Mapping[str, np.ndarray], wanted: Wanted) -> Layout:
+    """The architecture of a first network, from `path`, which errors name."""
+    try:
+        return state_dict.spec_of(
+            tensors, activation=wanted.activation, image_size=wanted.image_size, model=wanted.model
+        )
+    except HyperJaxError as error:
+        raise HyperJaxError(f"{path}: {error}") from error

@@ -4,7 +4,7 @@ single networks. Members are in the order of their names, whatever that of the f
 import glob
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ import numpy as np
 
 from hyperjax.errors import HyperJaxError
 from hyperjax.exchange import arrays, optimizer_state, state_dict, torch_file
-from hyperjax.exchange.source import Metrics, Source, Wanted, chosen_epochs
+from hyperjax.exchange.source import Metrics, Source, Wanted, chosen_epochs, layout_of
 from hyperjax.exchange.state_dict import Layout
 
 SUFFIXES = (".pt", ".pth", ".ckpt", ".bin", ".safetensors")
@@ -86,7 +86,8 @@ def state_dicts(folder: Path, files: list[Path], wanted: Wanted) -> Source:
             )
         nested[member][epoch] = path
     members = tuple(sorted(nested))
-    layout = _layout(lambda: tensors_of(next(iter(nested[members[0]].values()))), wanted)
+    first = next(iter(nested[members[0]].values()))
+    layout = layout_of(first, tensors_of(first), wanted)
 
     def path_of(row: int, epoch: int) -> Path:
         path = nested[members[row]].get(epoch)
@@ -124,7 +125,8 @@ def ray_zoo(folder: Path, trials: list[Path], wanted: Wanted) -> Source:
         raise HyperJaxError(
             f"{folder}: none of its {len(members)} members has a checkpoint_<epoch>"
         )
-    layout = _layout(lambda: tensors_of(next(iter(first.values()))), wanted)
+    place = next(iter(first.values()))
+    layout = layout_of(place, tensors_of(place), wanted)
 
     def path_of(row: int, epoch: int) -> Path:
         path = found[members[row]].get(epoch)
@@ -164,7 +166,7 @@ def ray_metrics(path: Path) -> Metrics:
             for theirs, ours in _METRICS.items():
                 if theirs in fields and epoch is not None:
                     found.setdefault(ours, {})[int(epoch)] = float(fields[theirs])
-        except (ValueError, TypeError, AttributeError) as error:
+        except (ValueError, ArithmeticError, TypeError, AttributeError, RecursionError) as error:
             raise HyperJaxError(f"{path}, line {number}: no JSON of results: {error}") from error
     return found
 
@@ -179,17 +181,27 @@ def dataset(path: Path, wanted: Wanted) -> Source:
         raise HyperJaxError(f"{path}: no dataset of trainset, valset and testset")
     networks: dict[str, dict[int, Any]] = {}
     known: dict[str, Metrics] = {}
-    for part in sets:
-        _collect(path, vars(part), networks, known)
+    try:
+        for part in sets:
+            _collect(path, vars(part), networks, known)
+    except (TypeError, ValueError, ArithmeticError, AttributeError) as error:
+        raise HyperJaxError(f"{path}: sets of another form: {error!r}") from error
+    if not networks:
+        raise HyperJaxError(f"{path}: its sets have no networks")
     members = tuple(sorted(networks))
-    layout = _layout(
-        lambda: state_dict.unwrapped(next(iter(networks[members[0]].values()))), wanted
-    )
 
-    def read(row: int, epoch: int) -> np.ndarray:
+    def tensors(row: int, epoch: int) -> dict[str, np.ndarray]:
         if epoch not in networks[members[row]]:
             raise HyperJaxError(f"{path}: {members[row]} has no snapshot of epoch {epoch}")
-        return _vector(layout, state_dict.unwrapped(networks[members[row]][epoch]), path)
+        try:
+            return state_dict.unwrapped(networks[members[row]][epoch])
+        except HyperJaxError as error:
+            raise HyperJaxError(f"{path}: {members[row]}: {error}") from error
+
+    layout = layout_of(path, tensors(0, next(iter(networks[members[0]]))), wanted)
+
+    def read(row: int, epoch: int) -> np.ndarray:
+        return _vector(layout, tensors(row, epoch), path)
 
     epochs = chosen_epochs({epoch for each in networks.values() for epoch in each}, wanted, path)
     return Source("dataset of state dicts", members, epochs, read, lambda row: known[members[row]],
@@ -223,12 +235,6 @@ def _of_row(values: Any, row: int, count: int) -> list[Any]:
         return []
     found = values[row] if isinstance(values[row], list) else [values[row]]
     return found if len(found) == count else []
-
-
-def _layout(tensors: Callable[[], dict[str, np.ndarray]], wanted: Wanted) -> Layout:
-    return state_dict.spec_of(
-        tensors(), activation=wanted.activation, image_size=wanted.image_size, model=wanted.model
-    )
 
 
 def _vector(layout: Layout, tensors: dict[str, np.ndarray], path: Path) -> np.ndarray:
