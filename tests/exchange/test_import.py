@@ -1,5 +1,6 @@
 """Zoos of others into one file: every form, resumed, with damaged members, and out again."""
 
+import csv
 import gzip
 import json
 import shutil
@@ -325,7 +326,8 @@ sequential/dense/kernel:0,2,6,"(2, 2)"
 sequential/dense_1/bias:0,6,8,"(2,)"
 sequential/dense_1/kernel:0,8,12,"(2, 2)"
 """
-SHAPES = ("(2, 2, 1)", "(-2, -2)", "(0, 2)", "(4,)", "2", "()", "(2", "('a',)", "[2, 2]", "(1, 4)")
+WORDS = ("(2, 2, 1)", "(-2, -2)", "(0, 2)", "(4,)", "2", "()", "(2", "('a',)", "[2, 2]", "(1, 4)",
+         "-3", "99", "0", "bias:0", "x", "")  # fmt: skip
 
 
 def rewrite(form, path, seed):
@@ -351,10 +353,37 @@ def rewrite(form, path, seed):
         np.save(path, changed_arrays({"weights": np.load(path)}, seed).popitem()[1]
                 if seed % 7 not in (0, 1, 2) else np.zeros((2, 5 + seed % 7)))  # fmt: skip
     else:
-        word = rng.choice(LAYOUT.replace('"', ",").split(","))
-        (path.parent / "layout.csv").write_text(
-            LAYOUT.replace(word, rng.choice([*SHAPES, "-3", "99", "bias:0", "x", ""]), 1)
-        )
+        table = list(csv.reader(LAYOUT.splitlines()))
+        table[rng.integers(5)][rng.integers(4)] = rng.choice(WORDS)
+        with open(path.parent / "layout.csv", "w", newline="") as file:
+            csv.writer(file).writerows(table)
+
+
+@pytest.mark.parametrize(
+    ("there", "instead"),
+    [('2,6,"(2, 2)"', '2,6,"(2, 2, 1)"'), ('0,2,"(2,)"', '-2,0,"(2,)"'),
+     ('2,6,"(2, 2)"', '2,6,"(-2, -2)"'), ('2,6,"(2, 2)"', '2,2,"(0, 2)"'),
+     ('0,2,"(2,)"', '0,2,"(2, 1)"')],
+)  # fmt: skip
+def test_layouts_that_no_row_has(tmp_path, there, instead):
+    where, output = written("small_cnn_zoo", tmp_path / "zoo"), tmp_path / "out.safetensors"
+    (where / "layout.csv").write_text(LAYOUT)
+    assert outcome(where, output) is not None
+    (where / "layout.csv").write_text(LAYOUT.replace(there, instead))
+    with pytest.raises(HyperJaxError, match=r"layout\.csv: no layout; expected columns"):
+        imported(where, tmp_path, TINY)
+
+
+def test_rows_that_are_no_zoo(tmp_path):
+    where = written("small_cnn_zoo", tmp_path / "zoo")
+    with gzip.open(where / "metrics.csv.gz", "wt") as file:
+        file.write("modeldir,step\na,1\na,1\n")
+    with pytest.raises(HyperJaxError, match="a has two rows of step 1"):
+        imported(where, tmp_path, TINY)
+    (where / "metrics.csv.gz").unlink()
+    np.save(where / "weights.npy", np.zeros((0, 12), np.float32))
+    with pytest.raises(HyperJaxError, match=r"weights\.npy: an array float32\[0, 12\]; expected"):
+        imported(where, tmp_path, TINY)
 
 
 def test_datasets_of_another_form(tmp_path, monkeypatch):
