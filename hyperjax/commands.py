@@ -173,6 +173,7 @@ def import_zoo() -> None:
     )
     epochs = flags.DEFINE_list("epochs", [], "Snapshots to take; default: all.")
     dataset = flags.DEFINE_string("dataset", "", "Images that they were trained on, as a note.")
+    moments = flags.DEFINE_bool("moments", False, "Take Adam's second moments along.")
     strict = flags.DEFINE_bool("strict", False, "Refuse what would be left out.")
     flags.mark_flags_as_required(["source", "output", "activation"])
 
@@ -188,6 +189,7 @@ def import_zoo() -> None:
             model=model.value,
             epochs=_integers("epochs", epochs.value),
             dataset=dataset.value,
+            moments=moments.value,
             strict=strict.value,
             verbose=True,
         )

@@ -1,5 +1,6 @@
 """Zoos for others, and by others."""
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +26,12 @@ def zoo_of(spec, members=4, epochs=(0, 1, 3), seed=0):
     weights = rng.standard_normal((*shape, spec.num_params)).astype(np.float32)
     metrics = {name: rng.random(shape).astype(np.float32) for name in METRICS}
     return Zoo(spec, weights, np.int32(epochs), np.arange(members), metrics)
+
+
+def moments_of(zoo, seed=1):
+    """The same with random second moments."""
+    values = np.random.default_rng(seed).random(zoo.weights.shape).astype(np.float32)
+    return dataclasses.replace(zoo, second_moments=values)
 
 
 def corrupted(data: bytes, seed: int) -> bytes:

@@ -13,7 +13,7 @@ from hyperjax.app.progress import console
 from hyperjax.config import Config, override
 from hyperjax.errors import HyperJaxError
 from hyperjax.exchange import sources
-from hyperjax.exchange.sources import Wanted
+from hyperjax.exchange.source import Wanted
 from hyperjax.population import evaluation
 from hyperjax.population.evaluation import Task
 from hyperjax.store import zoo_file
@@ -47,7 +47,9 @@ def make_zoo(config: Config, path: Path) -> Zoo:
     if distributed.is_writer():
         path.parent.mkdir(parents=True, exist_ok=True)
         if _is_zoo(source):
-            zoo_file.read(source)  # or say what is wrong with it
+            found = zoo_file.read(source)  # or say what is wrong with it
+            if config.zoo.save_moments and found.second_moments is None:
+                raise HyperJaxError(f"config field zoo.save_moments: {source} has none")
             partial = path.with_suffix(".copy")
             try:
                 shutil.copyfile(source, partial)
@@ -59,7 +61,8 @@ def make_zoo(config: Config, path: Path) -> Zoo:
             wanted = _wanted(config)
             import_zoo(
                 source, path, activation=wanted.activation, image_size=wanted.image_size,
-                model=wanted.model, dataset=config.dataset, verbose=True,
+                model=wanted.model, dataset=config.dataset, moments=config.zoo.save_moments,
+                verbose=True,
             )  # fmt: skip
     distributed.barrier(f"{path} is written")
     return zoo_file.read(path)

@@ -152,6 +152,7 @@ def zoo_recipe(config: Config, images: ImageData) -> Recipe:
         start=None,
         info=info,
         tested=config.zoo.tested,
+        moments=config.zoo.save_moments,
     )
 
 

@@ -19,7 +19,8 @@ from hyperjax.store import checkpoint, files, zoo_file
 from hyperjax.weights import WeightSpec
 from hyperjax.zoo import Zoo
 
-HOW = ("conv", "mapping", "chunk_size", "split")  # fields of ZooConfig that are no part of a zoo
+# fields of ZooConfig that no weight of a zoo depends on
+HOW = ("conv", "mapping", "chunk_size", "split", "save_moments")
 
 
 def make_population(path: Path, recipe: Recipe, config: Config, task: Task, title: str) -> Zoo:
@@ -92,6 +93,7 @@ def _is_of(models: Zoo, recipe: Recipe, spec: WeightSpec) -> bool:
         and _comparable(models.info) == _comparable(recipe.info)
         and np.array_equal(models.members, recipe.members)
         and np.array_equal(models.epochs, recipe.epochs)
+        and (models.second_moments is not None) == recipe.moments
     )
 
 
@@ -117,7 +119,9 @@ def _resume(
             target = zoo_file.read(partial, writable=True)
         if target is None or not _is_of(target, recipe, spec):
             files.remove(checkpoints.parent)
-            target = zoo_file.allocate(partial, spec, recipe.members, recipe.epochs, recipe.info)
+            target = zoo_file.allocate(
+                partial, spec, recipe.members, recipe.epochs, recipe.info, moments=recipe.moments
+            )
             done = 0
     return target, distributed.agree(done or 0)
 
@@ -129,16 +133,18 @@ def _write(
     advance: Callable[[int, str], None],
 ) -> None:
     """Wait for snapshots, write them into the zoo file, and tell the progress bar."""
-    for epoch, step, vectors, metrics in snapshots:
+    for epoch, step, vectors, metrics, moments in snapshots:
         note = ""
         values = {name: value[: len(rows)] for name, value in distributed.fetch(metrics).items()}
         if vectors is not None:
-            vectors = distributed.fetch(vectors)[: len(rows)]
+            vectors, moments = distributed.fetch((vectors, moments))
             accuracy = values["val_accuracy"]
             note = f"epoch {epoch}, validation accuracy {100 * np.nanmean(accuracy):.1f} %"
             if target is not None:
                 column = int(np.searchsorted(target.epochs, epoch))
-                target.weights[rows, column] = vectors
+                target.weights[rows, column] = vectors[: len(rows)]
+                if moments is not None:
+                    target.second_moments[rows, column] = moments[: len(rows)]
                 for name in zoo.METRICS:
                     target.metrics[name][rows, column] = values[name]
         advance(min(step, 1), note)

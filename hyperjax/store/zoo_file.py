@@ -1,8 +1,9 @@
 """Zoos and populations on disk: one safetensors file, memory-mapped.
 
 Tensors: `weights` float32[M, E, D], `members` int64[M], `epochs` int32[E], one float32[M, E] per
-metric, and `latents` float32[M, Z] of samples. The header's metadata hold the schema's version, the
-WeightSpec and the info (data set, hyper-parameters, seeds). Any safetensors reader can open it.
+metric, `latents` float32[M, Z] of samples, and `second_moments` float32[M, E, D] where they were
+kept. The header's metadata hold the schema's version, the WeightSpec and the info (data set,
+hyper-parameters, seeds). Any safetensors reader can open it.
 
 A file is allocated first and filled in place while a population trains, so that neither
 writing nor reading ever needs a second copy in memory; it gets its name when it is whole.
@@ -57,13 +58,22 @@ def _tensors(zoo: Zoo) -> dict[str, tuple[np.ndarray, str]]:
     arrays = {"members": (zoo.members, "<i8"), "epochs": (zoo.epochs, "<i4")}
     arrays |= {f"metrics/{name}": (values, "<f4") for name, values in zoo.metrics.items()}
     arrays |= {} if zoo.latents is None else {"latents": (zoo.latents, "<f4")}
+    moments = zoo.second_moments
+    arrays |= {} if moments is None else {"second_moments": (moments, "<f4")}
     return arrays | {"weights": (zoo.weights, "<f4")}
 
 
 def allocate(
-    path: Path, spec: WeightSpec, members: Array, epochs: Array, info: dict[str, Any]
+    path: Path,
+    spec: WeightSpec,
+    members: Array,
+    epochs: Array,
+    info: dict[str, Any],
+    *,
+    moments: bool = False,
 ) -> Zoo:
-    """Create a file of full size, filled with zeros, and map it for writing.
+    """Create a file of full size, filled with zeros, and map it for writing; with second moments,
+    if asked.
 
     Raises HyperJaxError if the disk cannot hold it: better now than in the middle of a run.
     """
@@ -71,7 +81,10 @@ def allocate(
     shape = (len(members), len(epochs))
     metrics = {name: np.broadcast_to(zero, shape) for name in METRICS}
     vectors = np.broadcast_to(zero, (*shape, spec.num_params))
-    head, size = _header(Zoo(spec, vectors, epochs, members, metrics, info))
+    second_moments = vectors if moments else None
+    head, size = _header(
+        Zoo(spec, vectors, epochs, members, metrics, info, second_moments=second_moments)
+    )
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with open(path, "wb") as file:
@@ -160,6 +173,7 @@ def read(path: str | Path, *, writable: bool = False) -> Zoo:
             metrics=metrics,
             info=json.loads(meta["info"]),
             latents=arrays.get("latents"),
+            second_moments=arrays.get("second_moments"),
         )
     except (KeyError, TypeError, ValueError) as error:
         raise HyperJaxError(f"{path}: damaged header: {error!r}") from error

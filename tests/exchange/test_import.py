@@ -1,5 +1,6 @@
 """Zoos of others into one file: every form, resumed, with damaged members, and out again."""
 
+import csv
 import gzip
 import json
 import shutil
@@ -7,13 +8,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from exchange_cases import CNN, MLP, PLAIN, TORCH, UNTERTHINER, corrupted, zoo_of
+import safetensors.numpy
+from exchange_cases import CNN, MLP, PLAIN, TORCH, UNTERTHINER, corrupted, moments_of, zoo_of
 
 import hyperjax as hj
 from hyperjax.app import import_zoo as importing
 from hyperjax.app import stop
 from hyperjax.errors import HyperJaxError
-from hyperjax.exchange import export
+from hyperjax.exchange import export, sources, torch_file
+from hyperjax.models.architectures import architecture
+from hyperjax.store import files
 
 
 def imported(path, tmp_path, spec, name="zoo", **settings):
@@ -114,6 +118,17 @@ def test_a_published_dataset(tmp_path):
     np.testing.assert_allclose(found.weights[0, 0], np.concatenate(list(plain.values())), rtol=1e-6)
 
 
+@pytest.mark.parametrize("form", ["numpy", "small_cnn_zoo"])
+def test_epochs_of_arrays_are_checked(tmp_path, form):
+    zoo = zoo_of(CNN)
+    export.export(zoo, tmp_path / "out", form)
+    path = tmp_path / "out" / ("zoo.npz" if form == "numpy" else "")
+    last = imported(path, tmp_path, CNN, epochs=(3, 1))
+    assert_same(last, zoo, [1, 2])
+    with pytest.raises(HyperJaxError, match=r"no snapshots of epochs \[2\]; it has \[0, 1, 3\]"):
+        imported(path, tmp_path, CNN, "other", epochs=(2, 3))
+
+
 @pytest.mark.parametrize("suffix", ["npz", "h5"])
 def test_flat_arrays_and_back(tmp_path, suffix):
     zoo = zoo_of(CNN)
@@ -208,33 +223,192 @@ def test_nothing_there(tmp_path):
         imported(tmp_path, tmp_path, MLP)
 
 
-@pytest.mark.parametrize("form", ["torch", "safetensors", "numpy", "small_cnn_zoo", "ray"])
+TINY = architecture("mlp", channels=1, activation="relu", image_size=(2, 1), classes=2, widths=(2,))
+FORMS = ("torch", "safetensors", "numpy", "hdf5", "small_cnn_zoo", "ray", "dataset")
+
+
+def written(form, folder):
+    """A tiny zoo in a form; what to import."""
+    zoo = moments_of(zoo_of(TINY, members=2, epochs=(1,)))
+    if form == "dataset":
+        folder.mkdir()
+        shutil.copy(TORCH / "dataset.pt", folder)
+        return folder / "dataset.pt"
+    export.export(zoo, folder, "numpy" if form == "hdf5" else form)
+    if form == "hdf5":
+        h5py = pytest.importorskip("h5py")
+        with np.load(folder / "zoo.npz") as arrays, h5py.File(folder / "zoo.h5", "w") as file:
+            for name, array in arrays.items():
+                file[name] = array.astype("S") if array.dtype.kind == "U" else array
+        (folder / "zoo.npz").unlink()
+    return {"numpy": folder / "zoo.npz", "hdf5": folder / "zoo.h5"}.get(form, folder)
+
+
+def outcome(path, output, spec=TINY, **settings):
+    """An imported zoo, or None for one error that says what it is about, in one line."""
+    known = {"activation": "relu", "image_size": spec.image_size, "model": "mlp", "strict": True}
+    try:
+        return hj.import_zoo(path, output, **(known | settings))
+    except HyperJaxError as error:
+        text = str(error)
+    finally:
+        files.remove(*(output.with_suffix(s) for s in (".safetensors", ".partial", ".importing")))
+    assert str(path.parent) in text or text.startswith("member ")
+    assert len(text) < 1000
+    return None
+
+
+@pytest.mark.parametrize("form", FORMS)
 def test_damaged_zoos_end_in_one_error_or_leave_members_out(tmp_path, form):
     """No crash, whatever is changed; what is taken over is as it was, or has no checksum."""
-    zoo = zoo_of(MLP, members=2, epochs=(1,))
-    pristine = tmp_path / "pristine"
-    export.export(zoo, pristine, form)
-    files = sorted(path for path in pristine.rglob("*") if path.is_file())
-    whole = imported(pristine / "zoo.npz" if form == "numpy" else pristine, tmp_path, MLP, "whole")
-    np.testing.assert_array_equal(whole.weights[:, 0], zoo.weights[:, 0])
-    refused = 0
-    for seed in range(40):
-        folder = tmp_path / f"{seed}"
-        shutil.copytree(pristine, folder)
-        path = folder / files[seed % len(files)].relative_to(pristine)
-        path.write_bytes(corrupted(path.read_bytes(), seed))
-        where = folder / "zoo.npz" if form == "numpy" else folder
-        try:
-            found = imported(where, tmp_path, MLP, f"z{seed}", model="mlp", strict=True)
-        except HyperJaxError:
-            refused += 1
-        else:
-            assert found.weights.shape[2] == MLP.num_params
-            if form == "torch":  # which has checksums
-                np.testing.assert_array_equal(found.weights[:, 0], zoo.weights[:, 0])
-        finally:
-            shutil.rmtree(folder)
-    assert refused >= 15
+    where, spec = written(form, tmp_path / "zoo"), MLP if form == "dataset" else TINY
+    paths = sorted(path for path in (tmp_path / "zoo").rglob("*") if path.is_file())
+    output = tmp_path / "out.safetensors"
+    moments = {"moments": form in ("numpy", "hdf5", "ray")}
+    whole, refused = outcome(where, output, spec, **moments), 0
+    for seed in range(200):
+        path = paths[seed // 4 % len(paths)]  # each with all kinds of damage
+        data = path.read_bytes()
+        path.write_bytes(corrupted(data, seed))
+        found = outcome(where, output, spec, **moments)
+        path.write_bytes(data)
+        refused += found is None
+        assert found is None or found.weights.shape[2] == spec.num_params
+        if found is not None and form in ("torch", "dataset"):  # which have checksums
+            np.testing.assert_array_equal(found.weights, whole.weights)
+    assert refused >= (20 if form == "hdf5" else 75)
+
+
+def changed_arrays(arrays, seed):
+    """Other keys, or another shape or type of one of them, in place."""
+    rng = np.random.default_rng(seed)
+    name = sorted(arrays)[rng.integers(len(arrays))]
+    value = arrays.pop(name)
+    kind = seed % 7
+    if kind == 1:
+        arrays[f"{name}x"] = value
+    elif kind == 2:
+        arrays |= {name: value, "further": value}
+    elif kind == 3:
+        arrays[name] = value[None]
+    elif kind == 4:
+        arrays[name] = np.ravel(value)[:-1]
+    elif kind == 5:
+        arrays[name] = np.empty((0, *value.shape[1:]), value.dtype)
+    elif kind == 6:
+        arrays[name] = np.full(value.shape, [np.nan, -np.inf, 1e300][rng.integers(3)])
+    return arrays
+
+
+@pytest.mark.parametrize("form", ["torch", "safetensors", "numpy", "hdf5", "small_cnn_zoo"])
+def test_wrong_shapes_and_keys_end_in_one_error(tmp_path, form):
+    """Files that are whole, but hold something else."""
+    where = written(form, tmp_path / "zoo")
+    path = {"small_cnn_zoo": where / "weights.npy"}.get(form, where)
+    paths = sorted(path.iterdir()) if path.is_dir() else [path]
+    output, refused = tmp_path / "out.safetensors", 0
+    for seed in range(200):
+        path = paths[seed // 7 % len(paths)]  # each with all kinds of change
+        data = path.read_bytes()
+        with np.errstate(over="ignore"):
+            rewrite(form, path, seed)
+            found = outcome(where, output)
+        refused += found is None
+        assert found is None or np.isfinite(found.weights).all()
+        for changed in {path, where / "layout.csv"} if form == "small_cnn_zoo" else {path}:
+            changed.write_bytes(data if changed == path else LAYOUT.encode())
+    assert refused >= 75
+
+
+LAYOUT = """varname,start_idx,end_idx,shape
+sequential/dense/bias:0,0,2,"(2,)"
+sequential/dense/kernel:0,2,6,"(2, 2)"
+sequential/dense_1/bias:0,6,8,"(2,)"
+sequential/dense_1/kernel:0,8,12,"(2, 2)"
+"""
+WORDS = ("(2, 2, 1)", "(-2, -2)", "(0, 2)", "(4,)", "2", "()", "(2", "('a',)", "[2, 2]", "(1, 4)",
+         "-3", "99", "0", "bias:0", "x", "")  # fmt: skip
+
+
+def rewrite(form, path, seed):
+    """The file with something else in it."""
+    rng = np.random.default_rng(seed)
+    if form in ("torch", "safetensors"):
+        state = changed_arrays(dict(sources.tensors_of(path)), seed)
+        write = export.torch_bytes if form == "torch" else safetensors.numpy.save
+        path.write_bytes(write(state))
+    elif form == "numpy":
+        with np.load(path) as arrays:
+            changed = changed_arrays(dict(arrays), seed)
+        np.savez(path, **changed)
+    elif form == "hdf5":
+        import h5py
+
+        with h5py.File(path) as file:
+            changed = changed_arrays({name: np.asarray(file[name][()]) for name in file}, seed)
+        with h5py.File(path, "w") as file:
+            for name, array in changed.items():
+                file[name] = array
+    elif seed % 2:
+        np.save(path, changed_arrays({"weights": np.load(path)}, seed).popitem()[1]
+                if seed % 7 not in (0, 1, 2) else np.zeros((2, 5 + seed % 7)))  # fmt: skip
+    else:
+        table = list(csv.reader(LAYOUT.splitlines()))
+        table[rng.integers(5)][rng.integers(4)] = rng.choice(WORDS)
+        with open(path.parent / "layout.csv", "w", newline="") as file:
+            csv.writer(file).writerows(table)
+
+
+@pytest.mark.parametrize(
+    ("there", "instead"),
+    [('2,6,"(2, 2)"', '2,6,"(2, 2, 1)"'), ('0,2,"(2,)"', '-2,0,"(2,)"'),
+     ('2,6,"(2, 2)"', '2,6,"(-2, -2)"'), ('2,6,"(2, 2)"', '2,2,"(0, 2)"'),
+     ('0,2,"(2,)"', '0,2,"(2, 1)"')],
+)  # fmt: skip
+def test_layouts_that_no_row_has(tmp_path, there, instead):
+    where, output = written("small_cnn_zoo", tmp_path / "zoo"), tmp_path / "out.safetensors"
+    (where / "layout.csv").write_text(LAYOUT)
+    assert outcome(where, output) is not None
+    (where / "layout.csv").write_text(LAYOUT.replace(there, instead))
+    with pytest.raises(HyperJaxError, match=r"layout\.csv: no layout; expected columns"):
+        imported(where, tmp_path, TINY)
+
+
+def test_rows_that_are_no_zoo(tmp_path):
+    where = written("small_cnn_zoo", tmp_path / "zoo")
+    with gzip.open(where / "metrics.csv.gz", "wt") as file:
+        file.write("modeldir,step\na,1\na,1\n")
+    with pytest.raises(HyperJaxError, match="a has two rows of step 1"):
+        imported(where, tmp_path, TINY)
+    (where / "metrics.csv.gz").unlink()
+    np.save(where / "weights.npy", np.zeros((0, 12), np.float32))
+    with pytest.raises(HyperJaxError, match=r"weights\.npy: an array float32\[0, 12\]; expected"):
+        imported(where, tmp_path, TINY)
+
+
+def test_datasets_of_another_form(tmp_path, monkeypatch):
+    """Whose pickle is harmless."""
+    path, bag = tmp_path / "dataset.pt", torch_file.Bag
+    path.write_bytes(b"")
+
+    def of(**attributes):
+        found = bag()
+        found.__dict__ |= attributes
+        return {"trainset": found}
+
+    state = {"a.weight": np.zeros((2, 2), np.float32), "b.weight": np.zeros((2, 2), np.float32)}
+    for found in (
+        [], {}, {"trainset": [1]}, {"trainset": None}, of(), of(data_in=3), of(data_in=[]),
+        of(data_in=[np.zeros(3)]), of(data_in=[[]]), of(data_in=[state], paths=[1, 2]),
+        of(data_in=[state], properties=[1]), of(data_in=[state], paths=3),
+        of(data_in=[state], properties={"training_iteration": ["x"]}),
+        of(data_in=[state], properties={"training_iteration": [[np.inf]]}),
+        of(data_in=[state], properties={"test_acc": [{}]}), of(data_in=[{"a": 3}]),
+    ):  # fmt: skip
+        monkeypatch.setattr(torch_file, "read", lambda path, found=found: found)
+        assert outcome(path, tmp_path / "out.safetensors", model="") is None
+    monkeypatch.setattr(torch_file, "read", lambda path: of(data_in=[state]))
+    assert outcome(path, tmp_path / "out.safetensors", model="") is not None
 
 
 def test_forms_that_cannot_hold_a_network_say_so(tmp_path):
