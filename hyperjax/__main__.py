@@ -1,4 +1,4 @@
-"""`python -m hyperjax train|sample|evaluate|import|export`."""
+"""`python -m hyperjax train|sample|evaluate|import|export|verify`."""
 
 import sys
 

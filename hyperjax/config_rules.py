@@ -16,6 +16,11 @@ def check_zoo(config: Any) -> None:
         )
     if not zoo.path and not config.dataset:
         raise HyperJaxError("config field dataset: to train a zoo, images are needed; name them")
+    if zoo.path and zoo.repair:
+        raise HyperJaxError(
+            "config field zoo.repair: a zoo that was trained elsewhere cannot be trained again; "
+            "delete the workdir's zoo to bring it anew"
+        )
     if not zoo.path and not zoo.model:
         raise HyperJaxError("config field zoo.model: to train a zoo, name its architecture")
     if zoo.save_moments and not zoo.path and zoo.training.optimizer == "sgd":

@@ -11,11 +11,13 @@ from hyperjax.app import progress
 from hyperjax.app.import_zoo import import_zoo
 from hyperjax.app.progress import console
 from hyperjax.config import Config, override
+from hyperjax.data.images import ImageData
 from hyperjax.errors import HyperJaxError
 from hyperjax.exchange import sources
 from hyperjax.exchange.source import Wanted
 from hyperjax.population import evaluation
-from hyperjax.population.evaluation import Task
+from hyperjax.population.evaluation import Task, make_task
+from hyperjax.population.lockstep import make_engine
 from hyperjax.store import zoo_file
 from hyperjax.zoo import Zoo, snapshot_index
 
@@ -39,37 +41,50 @@ def resolved(config: Config, made: Path) -> Config:
     return override(config, {"autoencoder.data.epochs_seen": tuple(epochs[-_LAST:])})
 
 
-def make_zoo(config: Config, path: Path) -> Zoo:
-    """Copy or import the zoo into the file `path`, unless it is there."""
-    if path.exists():
-        return zoo_file.read(path)
-    source = Path(config.zoo.path)
-    if distributed.is_writer():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if _is_zoo(source):
-            found = zoo_file.read(source)  # or say what is wrong with it
-            if config.zoo.save_moments and found.second_moments is None:
-                raise HyperJaxError(f"config field zoo.save_moments: {source} has none")
-            partial = path.with_suffix(".copy")
-            try:
-                shutil.copyfile(source, partial)
-            except OSError as error:
-                partial.unlink(missing_ok=True)
-                raise HyperJaxError(f"cannot copy {source} to {path}: {error.strerror}") from error
-            zoo_file.publish(partial, path)
-        else:
-            wanted = _wanted(config)
-            import_zoo(
-                source, path, activation=wanted.activation, image_size=wanted.image_size,
-                model=wanted.model, dataset=config.dataset, moments=config.zoo.save_moments,
-                verbose=True,
-            )  # fmt: skip
-    distributed.barrier(f"{path} is written")
+def make_zoo(config: Config, path: Path, images: ImageData | None) -> Zoo:
+    """Copy or import the zoo into the file `path`, unless it is there, and write the accuracies on
+    the images that it lacks."""
+    if not path.exists():
+        staged = path.with_suffix(".staged")  # until it is measured
+        if distributed.is_writer():
+            _bring(config, staged)
+        distributed.barrier(f"{staged} is written")
+        if images is not None:
+            task = make_task(make_engine(config.zoo, zoo_file.read(staged).spec), images)
+            check_images(zoo_file.read(staged), task)
+            _measure(staged, task, config.autoencoder.data.epochs_seen)
+        if distributed.is_writer():
+            zoo_file.publish(staged, path)
+        distributed.barrier(f"{path} is written")
     return zoo_file.read(path)
 
 
-def measure(path: Path, task: Task, epochs: tuple[int, ...]) -> None:
-    """Write into a zoo file the accuracies on validation and test images that it lacks."""
+def _bring(config: Config, staged: Path) -> None:
+    """Copy or import the zoo."""
+    source, wanted = Path(config.zoo.path), _wanted(config)
+    staged.parent.mkdir(parents=True, exist_ok=True)
+    if not _is_zoo(source):
+        if staged.exists() and zoo_file.damaged(staged):  # killed while its accuracies were written
+            staged.unlink()
+        import_zoo(
+            source, staged, activation=wanted.activation, image_size=wanted.image_size,
+            model=wanted.model, dataset=config.dataset, moments=config.zoo.save_moments,
+            verbose=True,
+        )  # fmt: skip
+        return
+    found = zoo_file.read(source)  # or say what is wrong with it
+    if config.zoo.save_moments and found.second_moments is None:
+        raise HyperJaxError(f"config field zoo.save_moments: {source} has none")
+    try:
+        shutil.copyfile(source, staged)
+    except OSError as error:
+        staged.unlink(missing_ok=True)
+        raise HyperJaxError(f"cannot copy {source} to {staged}: {error.strerror}") from error
+
+
+def _measure(path: Path, task: Task, epochs: tuple[int, ...]) -> None:
+    """Write into a zoo file the accuracies on validation and test images that it lacks, at once
+    when all are known."""
     models = zoo_file.read(path)
     columns = snapshot_index(models, epochs)
     lacking = {
@@ -81,21 +96,23 @@ def measure(path: Path, task: Task, epochs: tuple[int, ...]) -> None:
     if not count:
         return
     console.print("the zoo has no accuracies: measuring them on the images at hand")
-    target = zoo_file.read(path, writable=True) if distributed.is_writer() else None
+    found = {name: np.array(values) for name, values in models.metrics.items()}
     with progress.bar("measuring the zoo", count * len(models.members)) as advance:
         for part, of_part in lacking.items():
             for column in of_part:
                 for begin in range(0, len(models.members), _ROWS):
                     rows = slice(begin, begin + _ROWS)
                     vectors = np.asarray(models.weights[rows, column])
-                    found = evaluation.evaluate(task, vectors, getattr(task, part))
-                    if target is not None:
-                        target.metrics[f"{part}_loss"][rows, column] = found.loss
-                        target.metrics[f"{part}_accuracy"][rows, column] = found.accuracy
+                    measured = evaluation.evaluate(task, vectors, getattr(task, part))
+                    found[f"{part}_loss"][rows, column] = measured.loss
+                    found[f"{part}_accuracy"][rows, column] = measured.accuracy
                     advance(len(vectors), f"{part} images, epoch {models.epochs[column]}")
-    if target is not None:
+    if distributed.is_writer():
+        target = zoo_file.read(path, writable=True)
+        for name, values in found.items():
+            target.metrics[name][:] = values
+        zoo_file.seal(target, names=[f"metrics/{name}" for name in found])
         zoo_file.flush(target)
-    distributed.barrier(f"{path} is measured")
 
 
 def _is_zoo(path: Path) -> bool:

@@ -223,7 +223,6 @@ def _finish(
         raise HyperJaxError(
             f"no member is left of {len(left_out)}: {next(iter(left_out.values()))}"
         )
-    zoo_file.flush(target)
     if left_out:
         whole = output.with_suffix(".whole")
         names = {"names": kept, "left_out": left_out}
@@ -238,9 +237,12 @@ def _finish(
                 short.second_moments[rows] = target.second_moments[rows]
             for name in METRICS:
                 short.metrics[name][rows] = target.metrics[name][rows]
+        zoo_file.seal(short)
         zoo_file.flush(short)
         zoo_file.publish(whole, output)
     else:
+        zoo_file.seal(target)
+        zoo_file.flush(target)
         zoo_file.publish(partial, output)
     return zoo_file.read(output)
 

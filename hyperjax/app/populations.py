@@ -99,7 +99,7 @@ def draw(
     name, settings = hyperrep or run.main, run.config.samplers
     seed = run.config.seed if seed is None else seed
     check_request("" if isinstance(sampler, Sampler) else sampler, n, seed)
-    model, start = run.hyperreps[name], time.monotonic()
+    model = run.hyperreps[name]
     variational = model.config.architecture.variational
     asked = sampler if isinstance(sampler, str) else "sampler"
     if isinstance(sampler, str):
@@ -118,7 +118,7 @@ def draw(
     latents = samples if sampler.drawn == "latent" else None
     vectors = np.asarray(samples if latents is None else decode(model, latents), np.float32)
     report = sampler.report(state, samples)
-    about = {"report": report, "seconds": round(time.monotonic() - start, 3)}
+    about = {"report": report}
     if "tensors" in run.zoo.info:  # names under which the networks are exported again
         about["tensors"] = run.zoo.info["tensors"]
     return Zoo(
@@ -200,14 +200,17 @@ def sampled(
         made = zoo_file.read(path)
         if {field: made.info.get(field) for field in wanted} == wanted:
             return path, made
+    start = time.monotonic()
     drawn = draw(run, sampler, count, hyperrep=name, seed=seed)
-    metrics = {}
+    seconds, metrics = round(time.monotonic() - start, 3), {}
     for part in PARTS if run.has_images else ():
         result = evaluation.evaluate(run.task, drawn.weights[:, 0], getattr(run.task, part))
         metrics[f"{part}_loss"] = result.loss[:, None]
         metrics[f"{part}_accuracy"] = result.accuracy[:, None]
-    info = drawn.info | {"run": workdir.describe_run(workdir.command_line())}
+    info = drawn.info | {"run": workdir.made_with()}
     zoo_file.write(path, dataclasses.replace(drawn, metrics=metrics, info=info))
+    facts = {"seconds": seconds, **workdir.hardware()}
+    workdir.log_metrics(run.folder, {"stage": f"samples/{path.stem}", **facts})
     distributed.barrier(f"{path} is written")
     return path, zoo_file.read(path)
 
@@ -215,14 +218,31 @@ def sampled(
 def drawn(context: Context, label: str, source: Source | None = None) -> Zoo:
     """The population `label` of `sources` as decoded, measured on all splits: epoch 0 alone; or
     another under a label of its own."""
-    known, config = sources(context), context.trained.config
+    known = sources(context)
     if source is None and label not in known:
         raise unknown("population", label, known)
     source = source or known[label]
     if source.kind == FILE:
         return finetuned(context, label, _foreign(context, source.path), context.home, (0,))
-    count = context.num_samples
-    return sampled(context.trained, source.sampler, count, source.hyperrep, config.seed)[1]
+    return _sampled(context, source)[1]
+
+
+def _sampled(context: Context, source: Source) -> tuple[Path, Zoo]:
+    run, count = context.trained, context.num_samples
+    return sampled(run, source.sampler, count, source.hyperrep, run.config.seed)
+
+
+def drawing(context: Context, label: str) -> dict[str, Any]:
+    """What is recorded of the drawing of a population of `sources`: seconds, devices, cores."""
+    path, made = _sampled(context, sources(context)[label])
+    lines = workdir.metrics_of(context.trained.folder, f"samples/{path.stem}")
+    if lines:
+        return lines[-1]
+    if "seconds" in made.info:  # an older version wrote it there
+        return {"seconds": made.info["seconds"], **made.info["run"]}
+    raise HyperJaxError(
+        f"{path}: metrics.jsonl does not say how long it took to draw; delete it to draw it again"
+    )
 
 
 def _foreign(context: Context, path: Path) -> np.ndarray:

@@ -11,12 +11,12 @@ import jax
 import numpy as np
 
 from hyperjax import distributed, zoo
-from hyperjax.app import foreign_zoo, plan, progress, stage, train_denoiser
+from hyperjax.app import foreign_zoo, integrity, plan, progress, stage, train_denoiser
 from hyperjax.app.progress import console
 from hyperjax.app.run import Run, main_name, set_precision, variants
 from hyperjax.app.stage import Stage
 from hyperjax.app.train_denoiser import make_moments
-from hyperjax.app.train_population import content, make_population
+from hyperjax.app.train_population import content, make_population, repair_population
 from hyperjax.config import Config
 from hyperjax.data.images import ImageData
 from hyperjax.hyperrep import HyperRep, statistics, training, validate
@@ -40,7 +40,8 @@ def run(config: Config, folder: Path) -> Run:
             train_denoiser.check_denoiser(made)  # before its settings replace those of the workdir
         workdir.create(folder, config)
         missing = [path for path in _products(config, folder) if not path.exists()]
-        if not missing:
+        if not missing and not config.zoo.repair:
+            files.remove_if_empty(folder / "checkpoints")
             console.print(f"{folder} is finished: nothing to train")
             return made
         facts = {"seed": config.seed, "data": data, "source": source}
@@ -48,6 +49,7 @@ def run(config: Config, folder: Path) -> Run:
             _compare_versions(folder, entry)
             entry["stages"] = {}
             _build(made, entry["stages"])
+            files.remove_if_empty(folder / "checkpoints")
         console.print(f"{folder} is finished after {entry['seconds']:.0f} s")
         return made
 
@@ -76,15 +78,16 @@ def _build(made: Run, stages: dict[str, float]) -> None:
     """`stages` receives the seconds of what is made from its beginning."""
     config, folder, path = made.config, made.folder, workdir.zoo_path(made.folder)
     if config.zoo.path:
-        foreign_zoo.make_zoo(config, path)
-        if made.has_images:
-            foreign_zoo.measure(path, made.task, config.autoencoder.data.epochs_seen)
+        foreign_zoo.make_zoo(config, path, made.images if made.has_images else None)
         _announce(made)
     else:
+        recipe, title = zoo_recipe(config, made.images), f"zoo {config.dataset}"
+        if config.zoo.repair and path.exists():
+            repair_population(path, recipe, config, made.task, title)
         _announce(made)
         with _timed(stages, "zoo", path, path.with_suffix(".checkpoints")):
-            title = f"zoo {config.dataset}"
-            make_population(path, zoo_recipe(config, made.images), config, made.task, title)
+            make_population(path, recipe, config, made.task, title)
+    integrity.check_zoo(path)
     if made.has_images:
         make_moments(made)
     if not any(workdir.hyperrep_path(folder, name).exists() for name in variants(config)):
@@ -172,7 +175,7 @@ def _describe_zoo(made: Run) -> None:
     correlation = zoo.init_correlation(models)
     text = ", ".join(f"{name} {value:.2f}" for name, value in correlation.items())
     console.print(f"zoo: correlation of final with initial weights: {text}")
-    if not workdir.has_metrics(made.folder, "zoo"):  # else from before this run was resumed
+    if not workdir.metrics_of(made.folder, "zoo"):  # else from before this run was resumed
         workdir.log_metrics(made.folder, {"stage": "zoo", "init_correlation": correlation})
 
 

@@ -3,6 +3,7 @@
 import json
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +16,12 @@ from hyperjax.errors import HyperJaxError
 from hyperjax.population import lockstep, padded
 from hyperjax.population.evaluation import Task, members_per_call
 from hyperjax.population.lockstep import Recipe, Snapshot
-from hyperjax.store import checkpoint, files, zoo_file
+from hyperjax.store import checkpoint, checksums, files, zoo_file
 from hyperjax.weights import WeightSpec
 from hyperjax.zoo import Zoo
 
 # fields of ZooConfig that no weight of a zoo depends on
-HOW = ("conv", "mapping", "chunk_size", "split", "save_moments")
+HOW = ("conv", "mapping", "chunk_size", "split", "save_moments", "repair")
 
 
 def make_population(path: Path, recipe: Recipe, config: Config, task: Task, title: str) -> Zoo:
@@ -28,18 +29,27 @@ def make_population(path: Path, recipe: Recipe, config: Config, task: Task, titl
 
     A killed call goes on from its last checkpoint and gives the same result.
     """
-    recipe = recipe._replace(info=json.loads(json.dumps(recipe.info)))  # as a file returns it
+    recipe = _as_read(recipe)
     checkpoints = path.with_suffix(".checkpoints")
     if path.exists():
         made = zoo_file.read(path)
         if not _is_of(made, recipe, task.engine.spec):
-            raise HyperJaxError(f"{path} was made with other settings; delete it to make it anew")
+            raise _of_others(path)
     else:
         _train(path, checkpoints, recipe, config, task, title)
         distributed.barrier(f"{path} is written")
         made = zoo_file.read(path)
     files.remove(checkpoints)  # also one left by a kill at the last moment
     return made
+
+
+def _as_read(recipe: Recipe) -> Recipe:
+    """With the info as a file returns it."""
+    return recipe._replace(info=json.loads(json.dumps(recipe.info)))
+
+
+def _of_others(path: Path) -> HyperJaxError:
+    return HyperJaxError(f"{path} was made with other settings; delete it to make it anew")
 
 
 def content(config: ZooConfig) -> dict[str, Any]:
@@ -50,8 +60,7 @@ def content(config: ZooConfig) -> dict[str, Any]:
 def _train(
     path: Path, all_checkpoints: Path, recipe: Recipe, config: Config, task: Task, title: str
 ) -> None:
-    size = config.zoo.chunk_size or members_per_call(task.engine, len(task.train.labels))
-    size = padded(task.engine, min(size, len(recipe.members)))
+    size = chunk_size(config, task, len(recipe.members))
     # A checkpoint belongs to one way of cutting the population into chunks.
     partial, checkpoints = path.with_suffix(".partial"), all_checkpoints / str(size)
     target, done = _resume(partial, checkpoints, recipe, task.engine.spec)
@@ -85,6 +94,83 @@ def _train(
     if target is not None:
         zoo_file.flush(target)
         zoo_file.publish(partial, path)
+
+
+def chunk_size(config: Config, task: Task, members: int) -> int:
+    """How many of them are trained together."""
+    size = config.zoo.chunk_size or members_per_call(task.engine, len(task.train.labels))
+    return padded(task.engine, min(size, members))
+
+
+def repair_population(path: Path, recipe: Recipe, config: Config, task: Task, title: str) -> None:
+    """Train the members anew whose part of the file `path` is damaged; the others stay as they are.
+
+    They become what they were, to the bit on the same devices: the file's checksums tell. A killed
+    call leaves them damaged, and the same call begins anew.
+
+    Raises HyperJaxError if the file was made by another recipe.
+    """
+    recipe, spec = _as_read(recipe), task.engine.spec
+    if distributed.is_writer():
+        _restore_frame(path, recipe, spec)
+    distributed.barrier(f"{path} has its frame")
+    found = zoo_file.damaged(path)
+    if found is None:
+        progress.console.print(f"{path} has no checksums: what is damaged is not known")
+        return
+    rows = np.unique(np.concatenate([[], *found.values()])).astype(int)
+    distributed.barrier(f"{path} is checked")
+    target = zoo_file.read(path, writable=True) if distributed.is_writer() else None
+    _train_rows(target, rows, recipe, config, task, title)
+    distributed.barrier(f"{path} is repaired")
+    left = zoo_file.damaged(path)
+    others = np.unique(np.concatenate([[], *left.values()])).astype(int)
+    distributed.barrier(f"{path} is checked again")
+    if target is not None:
+        zoo_file.seal(target, others)
+        zoo_file.flush(target)
+    text = f"trained members in rows {checksums.ranges(rows)} anew" if len(rows) else "is whole"
+    if len(others):
+        text += f"; {checksums.ranges(others)} are no more what they were to the bit"
+    progress.console.print(f"{path}: {text}")
+
+
+def _restore_frame(path: Path, recipe: Recipe, spec: WeightSpec) -> None:
+    """See to it that everything is as it was but for the data of trained tensors."""
+    about = None
+    with suppress(HyperJaxError):  # its header is damaged
+        about = zoo_file.about(path)
+    if about and (about[0], _comparable(about[1])) != (spec, _comparable(recipe.info)):
+        raise _of_others(path)
+    try:
+        target = zoo_file.read(path, writable=True)
+    except HyperJaxError as error:
+        progress.console.print(f"{error}: restoring what holds the members")
+        zoo_file.restore_frame(
+            path, spec, recipe.members, recipe.epochs, recipe.info, moments=recipe.moments
+        )
+        target = zoo_file.read(path, writable=True)
+    shape, kept = target.weights.shape[:2], target.second_moments is not None
+    if (shape, kept) != ((len(recipe.members), len(recipe.epochs)), recipe.moments):
+        raise _of_others(path)
+    target.members[:], target.epochs[:] = recipe.members, recipe.epochs
+    zoo_file.flush(target)
+
+
+def _train_rows(
+    target: Zoo | None, rows: np.ndarray, recipe: Recipe, config: Config, task: Task, title: str
+) -> None:
+    """Where members run one after another, the program of one does not depend on their number;
+    where they run at once it does, and as many are trained as were."""
+    size = chunk_size(config, task, len(recipe.members))
+    if task.engine.mapping == "map":
+        size = min(size, padded(task.engine, len(rows)))
+    parts, steps = np.split(rows, range(size, len(rows), size)), max(int(recipe.epochs[-1]), 1)
+    with progress.bar(f"repair {title}", len(rows) and len(parts) * steps) as advance:
+        for part in parts if len(rows) else ():
+            state, hyper = lockstep.start(task, recipe, config.zoo.training, part, size)
+            for _, snapshot in lockstep.train(task, recipe, state, hyper):
+                _write(target, part, [snapshot], advance, seal=False)
 
 
 def _is_of(models: Zoo, recipe: Recipe, spec: WeightSpec) -> bool:
@@ -131,8 +217,11 @@ def _write(
     rows: np.ndarray,
     snapshots: list[Snapshot],
     advance: Callable[[int, str], None],
+    *,
+    seal: bool = True,
 ) -> None:
-    """Wait for snapshots, write them into the zoo file, and tell the progress bar."""
+    """Wait for snapshots, write them into the zoo file, with the members' checksums after the last
+    one, and tell the progress bar."""
     for epoch, step, vectors, metrics, moments in snapshots:
         note = ""
         values = {name: value[: len(rows)] for name, value in distributed.fetch(metrics).items()}
@@ -147,4 +236,6 @@ def _write(
                     target.second_moments[rows, column] = moments[: len(rows)]
                 for name in zoo.METRICS:
                     target.metrics[name][rows, column] = values[name]
+                if seal and epoch == target.epochs[-1]:
+                    zoo_file.seal(target, rows)
         advance(min(step, 1), note)

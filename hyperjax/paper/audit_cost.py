@@ -16,7 +16,7 @@ from hyperjax.analysis import payoff
 from hyperjax.analysis.payoff import Payoff, Stage
 from hyperjax.app import plan, progress
 from hyperjax.app.context import Context
-from hyperjax.app.populations import FILE, drawn, from_scratch, generated, sources
+from hyperjax.app.populations import FILE, drawing, from_scratch, generated, sources
 from hyperjax.app.run import Run
 from hyperjax.hyperrep.training import place
 from hyperjax.population import evaluation
@@ -179,9 +179,9 @@ def _decoding(trained: Run) -> Stage:
 
 def _drawing(context: Context, label: str) -> Stage:
     """A population's fit, draw and decoding, as recorded when it was drawn."""
-    info = drawn(context, label).info
-    origin = _origin(info["run"], workdir.hardware())
-    return Stage(label, context.num_samples, info["seconds"], math.nan, origin)
+    recorded = drawing(context, label)
+    origin = _origin(recorded, workdir.hardware())
+    return Stage(label, context.num_samples, recorded["seconds"], math.nan, origin)
 
 
 def section(context: Context, result: Cost) -> Section:

@@ -133,6 +133,7 @@ def _denoiser(
         denoiser_file.write(path, made, own | {"best_step": int(result.best_step)})
         distributed.barrier(f"{path} is written")
     files.remove(checkpoints)
+    files.remove_if_empty(checkpoints.parent)
     denoiser, info = denoiser_file.read(path)
     return jax.device_put(denoiser), info
 

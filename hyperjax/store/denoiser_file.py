@@ -5,7 +5,6 @@ from typing import Any
 
 import numpy as np
 from flax import traverse_util
-from safetensors.numpy import save
 
 from hyperjax import config as config_lib
 from hyperjax import weights
@@ -13,7 +12,7 @@ from hyperjax.config import DenoiserConfig
 from hyperjax.diffusion import Denoiser, Wiener
 from hyperjax.errors import HyperJaxError
 from hyperjax.store import tensors as tensors_file
-from hyperjax.store.files import atomic_write, to_jsonable
+from hyperjax.store.files import to_jsonable
 
 FORMAT, SCHEMA = "hyperjax-denoiser", "1"
 
@@ -33,7 +32,7 @@ def write(path: Path, denoiser: Denoiser, info: dict[str, Any]) -> None:
         "info": to_jsonable(info),
         "digest": tensors_file.digest(arrays),
     }
-    atomic_write(path, save(arrays, tensors_file.one_field(meta)))
+    tensors_file.write(path, arrays, meta)
 
 
 def read(path: Path) -> tuple[Denoiser, dict[str, Any]]:

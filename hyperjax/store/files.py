@@ -53,6 +53,12 @@ def remove(*paths: Path) -> None:
                 path.unlink(missing_ok=True)
 
 
+def remove_if_empty(folder: Path) -> None:
+    """Remove a folder in which nothing is left."""
+    if distributed.is_writer() and folder.is_dir() and not any(folder.iterdir()):
+        folder.rmdir()
+
+
 def to_jsonable(value: Any) -> Any:
     """Mappings, sequences, dataclasses, named tuples, arrays and scalars -> what JSON can hold.
 

@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 from flax import traverse_util
-from safetensors.numpy import save
 
 from hyperjax import config as config_lib
 from hyperjax import weights
@@ -15,7 +14,7 @@ from hyperjax.config import AutoencoderConfig
 from hyperjax.errors import HyperJaxError
 from hyperjax.hyperrep import HyperRep, Statistics
 from hyperjax.store import tensors as tensors_file
-from hyperjax.store.files import atomic_write, to_jsonable
+from hyperjax.store.files import to_jsonable
 from hyperjax.store.tensors import digest
 from hyperjax.store.upgrade import upgraded
 
@@ -25,17 +24,18 @@ FORMAT = "hyperjax-hyperrep"
 
 
 def write(path: Path, hyperrep: HyperRep, info: dict[str, Any]) -> None:
-    """Write parameters, statistics and the alignment's reference; `info` goes in the header."""
+    """Write parameters, statistics and the alignment's reference; `info` goes in the header. Equal
+    content gives equal bytes."""
     arrays = _tensors(hyperrep)
     metadata = {
         "format": FORMAT,
         "schema": str(SCHEMA),
         "spec": weights.to_json(hyperrep.spec),
         "config": json.dumps(dataclasses.asdict(hyperrep.config)),
-        "info": json.dumps(to_jsonable(info)),
+        "info": json.dumps(to_jsonable(info), sort_keys=True),
         "digest": digest(arrays),
     }
-    atomic_write(path, save(arrays, metadata))
+    tensors_file.write(path, arrays, metadata)
 
 
 def _tensors(hyperrep: HyperRep) -> dict[str, np.ndarray]:

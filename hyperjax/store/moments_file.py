@@ -7,12 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors.numpy import save
 
 from hyperjax.errors import HyperJaxError
 from hyperjax.population.repair import Moments
 from hyperjax.store import tensors as tensors_file
-from hyperjax.store.files import atomic_write, to_jsonable
+from hyperjax.store.files import to_jsonable
 
 SCHEMA = 1
 FORMAT = "hyperjax-moments"
@@ -29,7 +28,7 @@ def write(path: str | Path, moments: Moments, info: dict[str, Any]) -> None:
     }
     _check(path, **arrays)
     fields = {"format": FORMAT, "schema": SCHEMA, "info": to_jsonable(info)}
-    atomic_write(path, save(arrays, tensors_file.one_field(fields)))
+    tensors_file.write(path, arrays, fields)
 
 
 def read(path: str | Path) -> tuple[Moments, dict[str, Any]]:

@@ -8,22 +8,33 @@ from typing import Any
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
 
 from hyperjax.errors import HyperJaxError
+from hyperjax.store import checksums
+from hyperjax.store.files import atomic_write
 
 # of the metadata, where one holds all: safetensors writes several in random order
 FIELD = "hyperjax"
 
 
-def one_field(meta: dict[str, Any]) -> dict[str, str]:
-    """Metadata as one field, by which equal content gives equal bytes; `read` takes it apart."""
-    return {FIELD: json.dumps(meta, sort_keys=True)}
+def write(path: str | Path, arrays: dict[str, np.ndarray], meta: dict[str, Any]) -> None:
+    """Write tensors with a checksum of each; equal content gives equal bytes, and the file appears
+    whole or not at all.
+
+    Raises HyperJaxError if the system refuses.
+    """
+    sums = {name: f"{checksums.crc32(array):08x}" for name, array in arrays.items()}
+    meta = meta | {"checksums": sums, "header": checksums.BLANK}
+    data = memoryview(save(arrays, {FIELD: json.dumps(meta, sort_keys=True)}))
+    start = 8 + int.from_bytes(data[:8], "little")
+    atomic_write(path, checksums.sealed(bytes(data[:start])), data[start:])
 
 
 def read(
     path: Path, what: str, form: str, schemas: Collection[str | int]
 ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-    """Tensors and metadata of a file.
+    """Tensors and metadata of a file; all of its bytes are checked, if it has checksums.
 
     Raises HyperJaxError naming the file, which is to be `what`, for one that is missing, damaged,
     foreign or of another schema.
@@ -43,16 +54,42 @@ def read(
             f"{path}: format {meta.get('format')!r}, schema {meta.get('schema')!r}; expected "
             f"{form!r}, schema {max(schemas)!r}; delete it and run train.py again to make it anew"
         )
+    _check(path, checksums.header_of(path, what)[0], tensors, meta)
     return tensors, meta
 
 
-def _parsed(path: Path, text: str) -> dict[str, Any]:
+def form_of(path: Path) -> tuple[str | None, bool]:
+    """The format that a safetensors file says it has, of HyperJAX or not, and whether it has
+    checksums. Raises HyperJaxError if it is missing or its header is damaged."""
+    header, _ = checksums.header_of(path, "file")
+    sealed = checksums.is_sealed(path, header)
+    fields = _parsed(path, header[8:])
+    meta = fields.get("__metadata__")
+    meta = meta if isinstance(meta, dict) else {}
+    if FIELD in meta:
+        meta = _parsed(path, meta[FIELD])
+    return meta.get("format"), sealed
+
+
+def _check(path: Path, header: bytes, tensors: dict[str, np.ndarray], meta: dict[str, Any]) -> None:
+    """Raises HyperJaxError naming the tensors that are not as they were written."""
+    sealed, sums = checksums.is_sealed(path, header), meta.get("checksums")
+    if not sealed and sums is None and "header" not in meta:
+        return  # of an older version
+    if not sealed or not isinstance(sums, dict) or sums.keys() != tensors.keys():
+        raise HyperJaxError(f"{path}: damaged: its checksums; {checksums.ADVICE}")
+    wrong = [name for name, x in tensors.items() if f"{checksums.crc32(x):08x}" != sums[name]]
+    if wrong:
+        raise HyperJaxError(f"{path}: damaged: tensor {', '.join(wrong)}; {checksums.ADVICE}")
+
+
+def _parsed(path: Path, text: str | bytes) -> dict[str, Any]:
     try:
         meta = json.loads(text)
-    except ValueError as error:
+    except (TypeError, ValueError) as error:
         raise HyperJaxError(f"{path}: damaged: {error!r}") from error
     if not isinstance(meta, dict):
-        raise HyperJaxError(f"{path}: damaged: metadata {text}; expected a dictionary")
+        raise HyperJaxError(f"{path}: damaged: metadata {text!r}; expected a dictionary")
     return meta
 
 

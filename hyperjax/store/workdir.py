@@ -16,7 +16,7 @@ import sys
 import time
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,7 @@ from hyperjax.store.files import atomic_write, to_jsonable
 from hyperjax.store.upgrade import upgraded
 
 MAY_DIFFER = (  # beginnings of the fields that do not change what train.py has made
-    "data_dir", "checkpoint_seconds", "zoo.conv", "zoo.mapping", "zoo.chunk_size",
+    "data_dir", "checkpoint_seconds", "zoo.conv", "zoo.mapping", "zoo.chunk_size", "zoo.repair",
     "autoencoder.variants", "denoiser.", "samplers.", "evaluation.",
 )  # fmt: skip
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "scipy")
@@ -96,8 +96,8 @@ def unfinished(workdir: Path, path: Path, change: str = "") -> HyperJaxError:
     )
 
 
-def describe_run(command: str, **facts: Any) -> dict[str, Any]:
-    """Versions, commit, devices, time and `facts`: what is saved with every result."""
+def made_with() -> dict[str, Any]:
+    """Versions, commit and platform: what equal runs have in common, wherever and whenever."""
     versions = {"hyperjax": hyperjax.__version__}
     for package in PACKAGES:
         try:
@@ -105,12 +105,19 @@ def describe_run(command: str, **facts: Any) -> dict[str, Any]:
         except importlib.metadata.PackageNotFoundError:
             versions[package] = "not installed"
     return {
-        "command": command,
-        "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "commit": commit(),
         "python": platform.python_version(),
         "versions": versions,
         "platform": jax.devices()[0].platform,
+    }
+
+
+def describe_run(command: str, **facts: Any) -> dict[str, Any]:
+    """Versions, commit, devices, time and `facts`: what is saved with every command."""
+    return {
+        "command": command,
+        "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        **made_with(),
         "processes": jax.process_count(),
         **hardware(),
         **facts,
@@ -185,11 +192,15 @@ def log_metrics(workdir: Path, record: dict[str, Any]) -> None:
         file.write(json.dumps(to_jsonable(record), allow_nan=False) + "\n")
 
 
-def has_metrics(workdir: Path, stage: str) -> bool:
-    """Whether metrics.jsonl has a line of that stage."""
-    path = workdir / "metrics.jsonl"
-    start = json.dumps({"stage": stage})[:-1]
-    return path.exists() and any(x.startswith(start) for x in path.read_text().splitlines())
+def metrics_of(workdir: Path, stage: str) -> list[dict[str, Any]]:
+    """The lines of that stage in metrics.jsonl."""
+    path, start = workdir / "metrics.jsonl", json.dumps({"stage": stage})[:-1]
+    lines = path.read_text().splitlines() if path.exists() else []
+    found = []
+    for line in lines:
+        with suppress(ValueError):  # one that a killed run was writing
+            found += [json.loads(line)] if line.startswith(start) else []
+    return found
 
 
 def forget_metrics(workdir: Path, stage: str, after: int) -> None:

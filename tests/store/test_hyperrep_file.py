@@ -125,14 +125,18 @@ def test_the_safetensors_library_reads_it(path, hyperrep):
     }  # fmt: skip
     np.testing.assert_array_equal(tensors["statistics/layer_std"], [0.5, 2])
     with safe_open(path, framework="numpy") as file:
-        metadata = file.metadata()
+        metadata = json.loads(file.metadata()["hyperjax"])
     assert weights.from_json(metadata["spec"]) == SPEC
     assert json.loads(metadata["config"])["data"]["epochs_seen"] == [3, 4]
 
 
 def rewrite(path, tensors=None, **metadata):
+    """The file with some tensors and fields changed; None: without them. As an older version wrote
+    it: with a field of metadata each, without checksums."""
     with safe_open(path, framework="numpy") as file:
-        metadata = file.metadata() | metadata
+        fields = file.metadata()
+        fields = json.loads(fields["hyperjax"]) if "hyperjax" in fields else fields
+        metadata = fields | {"checksums": None, "header": None} | metadata
         arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     arrays = {k: v for k, v in (arrays | (tensors or {})).items() if v is not None}
     metadata = {k: v for k, v in metadata.items() if v is not None}

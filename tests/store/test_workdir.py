@@ -68,8 +68,8 @@ def test_forgotten_metrics_are_those_of_one_stage_after_a_step(tmp_path):
     workdir.forget_metrics(tmp_path, "a", after=1)
     lines = [json.loads(x) for x in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert lines == [r for r in records if r != {"stage": "a", "step": 2}]
-    assert workdir.has_metrics(tmp_path, "a")
-    assert not workdir.has_metrics(tmp_path, "zoo")
+    assert workdir.metrics_of(tmp_path, "a") == lines[:1] + lines[2:3]
+    assert not workdir.metrics_of(tmp_path, "zoo")
 
 
 def test_two_commands_do_not_share_a_folder(tmp_path):

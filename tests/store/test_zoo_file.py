@@ -10,7 +10,7 @@ import safetensors.numpy
 
 from hyperjax import weights
 from hyperjax.errors import HyperJaxError
-from hyperjax.store import zoo_file
+from hyperjax.store import checksums, zoo_file
 from hyperjax.weights import LayerSpec, WeightSpec
 from hyperjax.zoo import METRICS, Zoo
 
@@ -48,13 +48,14 @@ def assert_same(ours, theirs):
 
 
 def with_header(path, change):
-    """Rewrite the JSON header of a file, keeping its data."""
+    """Rewrite the JSON header of a file, with its checksum, keeping its data."""
     data = path.read_bytes()
     end = 8 + int.from_bytes(data[:8], "little")
     fields = json.loads(data[8:end])
+    fields["__metadata__"]["header"] = checksums.BLANK
     change(fields)
     text = json.dumps(fields).encode()
-    path.write_bytes(len(text).to_bytes(8, "little") + text + data[end:])
+    path.write_bytes(checksums.sealed(len(text).to_bytes(8, "little") + text) + data[end:])
 
 
 def test_round_trip(path, zoo):
@@ -95,7 +96,8 @@ def test_other_dtypes_and_layouts_are_converted(tmp_path, zoo):
 
 def test_the_safetensors_library_reads_it(path, zoo):
     tensors = safetensors.numpy.load_file(path)
-    assert set(tensors) == {"weights", "members", "epochs", *(f"metrics/{n}" for n in METRICS)}
+    names = {"weights", "members", "epochs", *(f"metrics/{n}" for n in METRICS)}
+    assert set(tensors) == names | {f"checksums/{name}" for name in names}
     np.testing.assert_array_equal(tensors["weights"], zoo.weights)
     np.testing.assert_array_equal(tensors["members"], zoo.members)
     np.testing.assert_array_equal(tensors["epochs"], zoo.epochs)
@@ -148,6 +150,7 @@ def test_allocate_fill_publish(tmp_path, zoo):
         mapped.weights[row] = zoo.weights[row]
         for name, values in zoo.metrics.items():
             mapped.metrics[name][row] = values[row]
+    zoo_file.seal(mapped)
     zoo_file.flush(mapped)
     assert not path.exists()
     # a restarted run goes on with the file
@@ -269,7 +272,8 @@ def test_foreign_safetensors(path):
     safetensors.numpy.save_file({"weights": np.zeros((5, 3, 9), np.float32)}, path)
     with pytest.raises(HyperJaxError, match=r"zoo\.safetensors: .*not a HyperJAX zoo"):
         zoo_file.read(path)
-    with_header(path, lambda fields: fields.update(__metadata__=["format"]))
+    text = b'{"__metadata__": ["format"]}'
+    path.write_bytes(len(text).to_bytes(8, "little") + text)
     with pytest.raises(HyperJaxError, match=r"zoo\.safetensors: .*not a HyperJAX zoo"):
         zoo_file.read(path)
 
