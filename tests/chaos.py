@@ -80,7 +80,7 @@ class Life(NamedTuple):
 def train(*more: str) -> Callable[[Path], list[str]]:
     return lambda folder: [
         "train.py", CONFIG, f"--workdir={folder}", "--config.checkpoint_seconds=0",
-        "--config.denoiser.training.steps=6", *more,
+        *more,
     ]  # fmt: skip
 
 
@@ -128,7 +128,7 @@ def networks(scratch: Path, folder: Path) -> None:
 
 
 STAGES = {
-    "train": Stage(train(), nothing, ".lease"),
+    "train": Stage(train("--config.denoiser.training.steps=6"), nothing, ".lease"),
     "sample": Stage(sample, trained, ".lease"),
     "evaluate": Stage(evaluate, trained, ".lease"),
     "import": Stage(bring_in, networks, ".zoo.safetensors.lease"),
@@ -297,7 +297,7 @@ def content(folder: Path, name: str) -> Any:
 
 def noted(text: str, folder: Path) -> str:
     """Without what tells one run from another that does the same."""
-    text = text.replace(str(folder), "")
+    text = re.sub(rf"{re.escape(str(folder.parent))}/[\w-]+", "", text)  # this folder or its like
     for pattern in NOTED:
         text = re.sub(pattern, "", text)
     return text
