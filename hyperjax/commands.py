@@ -289,3 +289,5 @@ def _run(task: Callable[[], None], command: Callable[[], None]) -> None:
         app.run(lambda argv: cli.run(lambda: checked(argv)), flags_parser=cli.parse_flags)
     except stop.Terminated:  # before the command has begun
         stop.exit_stopped()
+    finally:
+        stop.ignore()

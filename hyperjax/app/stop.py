@@ -46,6 +46,13 @@ def exit_stopped() -> NoReturn:
     sys.exit(EXIT_CODE)
 
 
+def ignore() -> None:
+    """The command is over. Python gives signals back their own effect while it cleans up: the exit
+    code of one that is done would be that of one that was killed."""
+    for number in _SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
+
+
 def _handle(number, frame) -> None:
     if not _waiting["requested"]:  # once: a second one must not interrupt what the first one ends
         _waiting["requested"] = True
