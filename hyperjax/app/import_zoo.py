@@ -1,5 +1,6 @@
 """`hyperjax import`: a zoo of others into one zoo file, one network at a time."""
 
+import glob
 import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
@@ -13,7 +14,7 @@ from hyperjax.app.progress import console
 from hyperjax.errors import HyperJaxError
 from hyperjax.exchange import sources
 from hyperjax.exchange.source import Source, Wanted
-from hyperjax.store import files, zoo_file
+from hyperjax.store import files, lease, zoo_file
 from hyperjax.store.files import atomic_write
 from hyperjax.zoo import METRICS, Zoo
 
@@ -41,6 +42,7 @@ def import_zoo(
     moments: bool = False,
     strict: bool = False,
     verbose: bool = False,
+    wait: float = 0.0,
 ) -> Zoo:
     """Bring networks of others into one zoo file, and read it.
 
@@ -60,11 +62,13 @@ def import_zoo(
       strict: refuse what would be left out: members that cannot be read, that lack a snapshot,
         whose tensors have other shapes than the first member's, or whose weights are not finite.
       verbose: say what is found and assumed, how far it has come, and who is left out.
+      wait: seconds to wait for another import into this file.
 
     Members are in the order of their sorted names, which `info["names"]` keeps; ids are their
     places in it, those that are left out included.
 
-    Raises HyperJaxError if nothing that is known lies there, or no member is left.
+    Raises HyperJaxError if nothing that is known lies there, no member is left, or another import
+    into this file is under way.
 
     >>> files = hj.export(zoo, "networks", "torch")
     >>> imported = hj.import_zoo("networks/*.pt", "imported.safetensors", activation="tanh")
@@ -74,14 +78,22 @@ def import_zoo(
     output, say = Path(output), console.print if verbose else _silent
     source = _find(path, Wanted(activation, image_size, model, tuple(epochs), moments))
     info = _info(path, source, dataset)
+    with lease.held(output.with_name(f".{output.name}.lease"), output, wait=wait, say=say):
+        return _import(source, output, info, strict, verbose)
+
+
+def _import(source: Source, output: Path, info: dict[str, Any], strict: bool, verbose: bool) -> Zoo:
+    say = console.print if verbose else _silent
+    partial, note = output.with_suffix(".partial"), output.with_suffix(".importing")
+    files.remove_partials(note.parent.glob(f".{glob.escape(note.name)}.*"))
     if output.exists():
         made = zoo_file.read(output)
         if not _is_of(made, source, info):
             raise HyperJaxError(f"{output} is another zoo; delete it, or choose another file")
         say(f"{output} is there: nothing to import")
+        files.remove(note, partial)  # left by a kill at the last moment
         return made
     _describe(source, say)
-    partial, note = output.with_suffix(".partial"), output.with_suffix(".importing")
     target, left_out = _read_members(source, info, partial, note, strict, verbose)
     made = _finish(target, partial, output, source, info, left_out)
     files.remove(note, partial)

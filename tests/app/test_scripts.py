@@ -319,7 +319,7 @@ def test_nothing_is_drawn_before_the_folder_is_held(env, trained):
         done = call(env, "sample.py", f"--workdir={trained}", "--sampler=uniform",
                     "--num_samples=7")  # fmt: skip
     assert done.returncode == 2
-    assert "is in use by another command" in done.stderr
+    assert "is in use by process" in done.stderr
     assert not list((trained / "samples").glob("uniform-*"))
 
 
