@@ -81,6 +81,7 @@ def test_second_moments(tmp_path, zoo):
     mapped.weights[:], mapped.second_moments[:] = zoo.weights, moments
     for name, values in zoo.metrics.items():
         mapped.metrics[name][:] = values
+    zoo_file.seal(mapped)
     zoo_file.flush(mapped)
     assert partial.read_bytes() == path.read_bytes()
     with pytest.raises(HyperJaxError, match=r"second moments have shape \(5, 3, 8\), expected"):
