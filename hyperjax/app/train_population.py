@@ -162,12 +162,14 @@ def _train_rows(
 ) -> None:
     """Where members run one after another, the program of one does not depend on their number;
     where they run at once it does, and as many are trained as were."""
+    if not len(rows):
+        return
     size = chunk_size(config, task, len(recipe.members))
     if task.engine.mapping == "map":
         size = min(size, padded(task.engine, len(rows)))
     parts, steps = np.split(rows, range(size, len(rows), size)), max(int(recipe.epochs[-1]), 1)
-    with progress.bar(f"repair {title}", len(rows) and len(parts) * steps) as advance:
-        for part in parts if len(rows) else ():
+    with progress.bar(f"repair {title}", len(parts) * steps) as advance:
+        for part in parts:
             state, hyper = lockstep.start(task, recipe, config.zoo.training, part, size)
             for _, snapshot in lockstep.train(task, recipe, state, hyper):
                 _write(target, part, [snapshot], advance, seal=False)

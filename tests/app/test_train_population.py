@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from hyperjax import population, symmetry
-from hyperjax.app.train_population import make_population
+from hyperjax.app.train_population import make_population, repair_population
 from hyperjax.config import Config, TrainingConfig, ZooConfig
 from hyperjax.errors import HyperJaxError
 from hyperjax.models.architectures import zoo_cnn_spec
@@ -94,6 +94,113 @@ def test_a_finished_file_is_read_and_another_recipe_refused(small_task, tmp_path
     for other in (recipe(2, k=2), recipe(3, k=1), recipe(2, k=1)._replace(moments=True)):
         with pytest.raises(HyperJaxError, match="other settings"):
             make_population(path, other, CONFIG, small_task, "a")
+
+
+def changed(path, rows, name="weights"):
+    """Damage: the members' values are others than those that were written."""
+    target = zoo_file.read(path, writable=True)
+    (target.weights if name == "weights" else target.metrics[name])[rows] += 1
+    zoo_file.flush(target)
+
+
+@pytest.mark.parametrize("mapping", ["map", "vmap"])
+def test_damaged_members_are_trained_again_to_the_bit(
+    small_task, tmp_path, monkeypatch, capsys, mapping
+):
+    """And they alone, where that gives the same bits; the file is then what it was."""
+    engine = dataclasses.replace(small_task.engine, mapping=mapping)
+    task, path = small_task._replace(engine=engine), tmp_path / "a.safetensors"
+    config = dataclasses.replace(CONFIG, zoo=dataclasses.replace(CONFIG.zoo, chunk_size=3))
+    make_population(path, recipe(5, k=1), config, task, "a")
+    whole = path.read_bytes()
+    changed(path, [1, 4])
+    changed(path, [2], "val_loss")
+    with pytest.raises(HyperJaxError, match=r"val_loss of the members in rows 2; weights .* 1, 4;"):
+        make_population(path, recipe(5, k=1), config, task, "a")
+    trained, train = [], lockstep.train
+
+    def counting(task, recipe, state, hyper, done=0):
+        trained.append(np.unique(hyper.ids).tolist())
+        return train(task, recipe, state, hyper, done)
+
+    monkeypatch.setattr(lockstep, "train", counting)
+    repair_population(path, recipe(5, k=1), config, task, "a")
+    assert trained == [[1, 2, 4]]
+    assert path.read_bytes() == whole
+    assert "trained members in rows 1 to 2, 4 anew\n" in capsys.readouterr().out
+    repair_population(path, recipe(5, k=1), config, task, "a")
+    assert "is whole" in capsys.readouterr().out
+    assert len(trained) == 1
+
+
+def test_a_killed_repair_leaves_the_damage_and_begins_anew(small_task, tmp_path, monkeypatch):
+    path = tmp_path / "a.safetensors"
+    make_population(path, recipe(3), CONFIG, small_task, "a")
+    whole = path.read_bytes()
+    changed(path, [0, 2])
+    measure = lockstep.measure
+
+    def dying(task, state, trained, *args):
+        if trained.epoch == 2:
+            raise KilledError
+        return measure(task, state, trained, *args)
+
+    monkeypatch.setattr(lockstep, "measure", dying)
+    with pytest.raises(KilledError):
+        repair_population(path, recipe(3), CONFIG, small_task, "a")
+    assert zoo_file.damaged(path)["weights"].tolist() == [0, 2]
+    monkeypatch.undo()
+    repair_population(path, recipe(3), CONFIG, small_task, "a")
+    assert path.read_bytes() == whole
+
+
+@pytest.mark.parametrize("length", [0, 300, 5000, -4, 9])
+def test_a_file_without_its_header_or_end_is_repaired(small_task, tmp_path, length):
+    """Cut, or longer than it was; and what cannot be what it was gets checksums of its own."""
+    path = tmp_path / "a.safetensors"
+    make_population(path, recipe(3), CONFIG, small_task, "a")
+    whole = path.read_bytes()
+    path.write_bytes(whole + bytes(9) if length == 9 else whole[:length])
+    repair_population(path, recipe(3), CONFIG, small_task, "a")
+    if length in (-4, 9):
+        assert path.read_bytes() == whole
+    assert zoo_file.damaged(path) == {}
+    found = make_population(path, recipe(3), CONFIG, small_task, "a")
+    start = 8 + int.from_bytes(whole[:8], "little")
+    weights = np.frombuffer(whole[start:], np.float32)[-found.weights.size :]
+    np.testing.assert_array_equal(np.asarray(found.weights).ravel(), weights)
+
+
+def test_a_damaged_checksum_is_replaced(small_task, tmp_path, capsys):
+    path = tmp_path / "a.safetensors"
+    make_population(path, recipe(3), CONFIG, small_task, "a")
+    whole = path.read_bytes()
+    sums = zoo_file._mapped(path, writable=True)[0]
+    sums["checksums/weights"][1] += 1
+    sums["checksums/epochs"][0] += 1
+    sums["checksums/weights"].flush()
+    assert {k: v.tolist() for k, v in zoo_file.damaged(path).items()} == {
+        "epochs": [],
+        "weights": [1],
+    }
+    repair_population(path, recipe(3), CONFIG, small_task, "a")
+    assert path.read_bytes() == whole
+    assert "; 1 " in capsys.readouterr().out
+
+
+def test_other_files_are_not_repaired(small_task, tmp_path, capsys):
+    """Those of another recipe, and those of an older version, stay as they are."""
+    path = tmp_path / "a.safetensors"
+    make_population(path, recipe(3, k=1), CONFIG, small_task, "a")
+    changed(path, [1])
+    before = path.read_bytes()
+    for other in (recipe(3, k=2), recipe(4, k=1)):
+        with pytest.raises(HyperJaxError, match="other settings"):
+            repair_population(path, other, CONFIG, small_task, "a")
+    path.write_bytes(before[:-7])
+    with pytest.raises(HyperJaxError, match="other settings"):
+        repair_population(path, recipe(3, k=2), CONFIG, small_task, "a")
+    assert path.read_bytes() == before[:-7]
 
 
 def test_any_number_of_models_on_any_number_of_devices(monkeypatch):
