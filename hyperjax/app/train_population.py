@@ -121,7 +121,8 @@ def repair_population(path: Path, recipe: Recipe, config: Config, task: Task, ti
     rows = np.unique(np.concatenate([[], *found.values()])).astype(int)
     distributed.barrier(f"{path} is checked")
     target = zoo_file.read(path, writable=True) if distributed.is_writer() else None
-    _train_rows(target, rows, recipe, config, task, title)
+    if len(rows):
+        _train_rows(target, rows, recipe, config, task, title)
     distributed.barrier(f"{path} is repaired")
     left = zoo_file.damaged(path)
     others = np.unique(np.concatenate([[], *left.values()])).astype(int)
