@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
+import hyperjax as hj
 from hyperjax.models.architectures import architecture
 from hyperjax.zoo import METRICS, Zoo
 
@@ -49,3 +50,8 @@ def corrupted(data: bytes, seed: int) -> bytes:
     else:
         changed[at : at + 16] = changed[:16]
     return bytes(changed)
+
+
+def imported(path, tmp_path, spec, name="zoo", **settings):
+    settings = {"activation": spec.activation, "image_size": spec.image_size} | settings
+    return hj.import_zoo(path, tmp_path / f"{name}.safetensors", **settings)
