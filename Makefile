@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 BENCHMARKS := $(filter-out %/common.py %/torch_peer.py %/torch_denoiser.py %/seeds.py,$(wildcard benchmarks/*.py))
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint bench clean
+.PHONY: help install demo test lint bench chaos clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -38,6 +38,9 @@ lint: install ## check style and format
 
 bench: install ## run every benchmark, after `make demo`
 	@set -e; for script in $(BENCHMARKS); do echo "== $$script"; $(BIN)/python $$script; done
+
+chaos: install ## kill every command 50 times and compare what it makes, in runs/chaos: hours
+	$(BIN)/python tests/chaos.py --workdir=runs/chaos --kills=50
 
 clean: ## remove the environment and all caches; runs/ stays
 	rm -rf $(VENV) *.egg-info build .pytest_cache .ruff_cache .hypothesis

@@ -1,6 +1,7 @@
 """Population training and evaluation against PyTorch, and the forms of the convolution.
 
     python benchmarks/population.py [--members=1,16,128,1000] [--batches=10,32,128]
+    python benchmarks/population.py --net=cnn3         # or mlp: other networks than the paper's
     python benchmarks/population.py --forms            # HyperJAX's own forms instead of PyTorch
 
 Prints models x images per second: best of the rounds, and the worst in brackets. All contenders
@@ -27,24 +28,39 @@ TOGETHER = ("vmap", "vmap_compile")
 MOST_TOGETHER = 128  # members; more only fall out of PyTorch's cache, so they are not run again
 OURS = (("tiles", "map"), ("patches", "map"), ("patches", "vmap"), ("xla", "map"), ("xla", "vmap"))
 EVALUATION_BATCHES = (32, 128, 500)
+NETS = {  # by name: what `architecture` is told
+    "cnn": {"channels": 1, "image_size": (28, 28)},
+    "cnn3": {"channels": 3, "image_size": (32, 32)},
+    "mlp": {"channels": 1, "image_size": (28, 28), "widths": (64, 64)},
+}
 
 
-def ours(work: str, count: int, batch: int, images: int, **how: Any) -> Callable[[], float]:
+def network(net: str) -> Any:
+    """The layout of a network's weights."""
+    from hyperjax.models.architectures import architecture
+
+    return architecture(net, activation="tanh", **NETS[net])
+
+
+def ours(
+    work: str, net: str, count: int, batch: int, images: int, **how: Any
+) -> Callable[[], float]:
     """HyperJAX: one epoch, or one evaluation, of a population."""
     import jax
     import jax.numpy as jnp
 
     from hyperjax import population
     from hyperjax.config import TrainingConfig
-    from hyperjax.models.architectures import zoo_cnn_spec
     from hyperjax.types import Images
 
     rng, root = np.random.default_rng(0), jax.random.key(0)
     training = TrainingConfig(batch_size=batch)
-    engine = population.make_engine(zoo_cnn_spec(1, "tanh"), training, **how)
-    pixels = rng.integers(0, 256, (images, 28, 28, 1), np.uint8)
+    spec, channels = network(net), NETS[net]["channels"]
+    engine = population.make_engine(spec, training, **how)
+    pixels = rng.integers(0, 256, (images, *spec.image_size, channels), np.uint8)
     labels = rng.integers(0, 10, images)
-    split = population.place_images(engine, Images(pixels, labels, [0.13], [0.31]))
+    scale = [0.13] * channels, [0.31] * channels
+    split = population.place_images(engine, Images(pixels, labels, *scale))
     hyper = population.place_members(engine, population.hyper(np.arange(count), training))
     state = population.init(engine, root, hyper)
 
@@ -66,18 +82,25 @@ class Contender:
 
 
 def contenders(
-    work: str, members: int, batch: int, images: int, alone: Any, together: Any, forms: bool
+    work: str,
+    net: str,
+    members: int,
+    batch: int,
+    images: int,
+    alone: Any,
+    together: Any,
+    forms: bool,
 ) -> dict[str, Contender]:
     few = min(images, max(256, 640_000 // members))  # images: a round should take seconds
     out = {}
     variants = OURS if forms else (("auto", "auto"),)
     for conv, mapping in variants:
         name = f"{conv}/{mapping}" if forms else "HyperJAX"
-        run = ours(work, members, batch, few, conv=conv, mapping=mapping)
+        run = ours(work, net, members, batch, few, conv=conv, mapping=mapping)
         out[name] = Contender(run, members * few)
     if alone is None:
         return out
-    request = {"work": work, "members": 1, "images": images}
+    request = {"work": work, "net": net, "members": 1, "images": images}
     workers = len(common.cores())
     for form in ALONE:
         for size in (batch,) if work == "train" else EVALUATION_BATCHES:
@@ -93,21 +116,22 @@ def contenders(
     return out
 
 
-def measure(work: str, members: int, batch: int, rounds: int, **kwargs: Any) -> dict[str, Any]:
-    entries = contenders(work, members, batch, 2560, **kwargs)
+def measure(
+    work: str, net: str, members: int, batch: int, rounds: int, **kwargs: Any
+) -> dict[str, Any]:
+    entries = contenders(work, net, members, batch, 2560, **kwargs)
     seconds = common.alternate({name: entry.run for name, entry in entries.items()}, rounds)
     rates = {name: common.spread(entries[name].work, seconds[name]) for name in entries}
-    return {"work": work, "members": members, "batch": batch, "rates": rates}
+    return {"work": work, "net": net, "members": members, "batch": batch, "rates": rates}
 
 
-def show(results: list[dict[str, Any]], ceiling: float) -> Table:
+def show(results: list[dict[str, Any]], net: str, ceiling: float) -> Table:
     """One row per setting. Ratios are of best to best; shares are of the measured product rate."""
     from hyperjax import cost
-    from hyperjax.models.architectures import zoo_cnn_spec
 
-    spec = zoo_cnn_spec(1, "tanh")
+    spec = network(net)
     per_image = {"train": cost.training_flops(spec), "evaluate": cost.evaluation_flops(spec)}
-    table = Table(title="models x images per second")
+    table = Table(title=f"{net}: models x images per second")
     for column in ("", "members", "batch", "HyperJAX", "of GEMM", "best peer", "", "ratio"):
         table.add_column(column, justify="right")
     for result in results:
@@ -128,6 +152,7 @@ def show(results: list[dict[str, Any]], ceiling: float) -> Table:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--net", choices=tuple(NETS), default="cnn")
     parser.add_argument("--members", type=common.sizes, default=[1, 16, 128, 1000])
     parser.add_argument("--batches", type=common.sizes, default=[10, 32, 128])
     parser.add_argument("--rounds", type=int, default=3)
@@ -136,7 +161,7 @@ def main() -> None:
     args = parser.parse_args()
     ceilings, results = common.ceilings(), []
     settings = [
-        (work, members, batch)
+        (work, args.net, members, batch)
         for work in ("train", "evaluate")
         if args.work in (work, "both")
         for members in args.members
@@ -155,7 +180,7 @@ def main() -> None:
             line = ", ".join(f"{name} {rate['best']:,.0f}" for name, rate in rates.items())
             console.print(f"{' '.join(map(str, setting))}: {line}")
             common.record(__file__, ceilings=ceilings, results=results[-1:])
-    console.print(show(results, ceilings["matmul_gflops"]))
+    console.print(show(results, args.net, ceilings["matmul_gflops"]))
     console.print({name: round(value, 1) for name, value in ceilings.items()})
 
 

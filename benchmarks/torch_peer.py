@@ -1,8 +1,8 @@
 """The same work in PyTorch: a process that the benchmarks start and time. Imports torch alone.
 
 Reads a JSON request a line from standard input and answers it with a line on standard output:
-{"work": "train", "form": "compile", "members": 1, "batch": 32, "images": 2048} with
-{"seconds": ...}. The first request of a kind builds and compiles, and is not timed.
+{"work": "train", "net": "cnn", "form": "compile", "members": 1, "batch": 32, "images": 2048}
+with {"seconds": ...}. The first request of a kind builds and compiles, and is not timed.
 """
 
 import functools
@@ -22,8 +22,20 @@ POPULATION_FORMS = ("eager", "channels_last", "compile", "vmap", "vmap_compile")
 RATE, DECAY = 3e-4, 1e-4
 
 
-def make_cnn() -> nn.Sequential:
-    """The zoo CNN; pooling comes before the nonlinearity."""
+def make_net(name: str) -> nn.Sequential:
+    """An architecture of hyperjax.models.architectures; pooling comes before the nonlinearity."""
+    if name == "mlp":
+        return nn.Sequential(
+            nn.Flatten(), nn.Linear(784, 64), nn.Tanh(), nn.Linear(64, 64), nn.Tanh(),
+            nn.Linear(64, 10),
+        )  # fmt: skip
+    if name == "cnn3":
+        return nn.Sequential(
+            nn.Conv2d(3, 16, 3), nn.MaxPool2d(2), nn.Tanh(),
+            nn.Conv2d(16, 32, 3), nn.MaxPool2d(2), nn.Tanh(),
+            nn.Conv2d(32, 15, 3), nn.MaxPool2d(2), nn.Tanh(), nn.Flatten(),
+            nn.Linear(60, 20), nn.Tanh(), nn.Linear(20, 10),
+        )  # fmt: skip
     return nn.Sequential(
         nn.Conv2d(1, 8, 5), nn.MaxPool2d(2), nn.Tanh(),
         nn.Conv2d(8, 6, 5), nn.MaxPool2d(2), nn.Tanh(),
@@ -32,19 +44,19 @@ def make_cnn() -> nn.Sequential:
     )  # fmt: skip
 
 
-def data(images: int, channels_last: bool = False) -> tuple[torch.Tensor, torch.Tensor]:
+def data(name: str, images: int, channels_last: bool = False) -> tuple[torch.Tensor, torch.Tensor]:
     """Normalised images in float32, ready to be gathered: the best case."""
-    x = torch.randn(images, 1, 28, 28)
+    x = torch.randn(images, *((3, 32, 32) if name == "cnn3" else (1, 28, 28)))
     x = x.to(memory_format=torch.channels_last) if channels_last else x
     return x, torch.randint(0, 10, (images,))
 
 
-def train_alone(form: str, batch: int, images: int) -> Callable[[], None]:
+def train_alone(net: str, form: str, batch: int, images: int) -> Callable[[], None]:
     """One epoch of one model."""
-    net = make_cnn()
+    x, y = data(net, images, form == "channels_last")
+    net = make_net(net)
     if form == "channels_last":
         net = net.to(memory_format=torch.channels_last)
-    x, y = data(images, form == "channels_last")
     adam = torch.optim.Adam(net.parameters(), lr=RATE, weight_decay=DECAY, fused=True)
 
     def loss_fn(x, y):
@@ -63,13 +75,15 @@ def train_alone(form: str, batch: int, images: int) -> Callable[[], None]:
     return epoch
 
 
-def train_together(form: str, members: int, batch: int, images: int) -> Callable[[], None]:
+def train_together(
+    net: str, form: str, members: int, batch: int, images: int
+) -> Callable[[], None]:
     """One epoch of a population through `torch.func`, Adam on the stacked weights."""
-    nets = [make_cnn() for _ in range(members)]
+    nets = [make_net(net) for _ in range(members)]
     params, _ = stack_module_state(nets)
     params = {name: value.detach() for name, value in params.items()}
     first, second = ({k: torch.zeros_like(v) for k, v in params.items()} for _ in range(2))
-    x, y = data(images)
+    x, y = data(net, images)
 
     def loss_fn(params, x, y):
         return F.cross_entropy(functional_call(nets[0], params, (x,)), y)
@@ -97,10 +111,10 @@ def train_together(form: str, members: int, batch: int, images: int) -> Callable
     return epoch
 
 
-def evaluate(form: str, members: int, batch: int, images: int) -> Callable[[], None]:
+def evaluate(net: str, form: str, members: int, batch: int, images: int) -> Callable[[], None]:
     """Predictions of `members` models for all images."""
-    nets = [make_cnn() for _ in range(members)]
-    x, y = data(images, form == "channels_last")
+    nets = [make_net(net) for _ in range(members)]
+    x, y = data(net, images, form == "channels_last")
     if form in ("vmap", "vmap_compile"):
         params, _ = stack_module_state(nets)
         predict = vmap(lambda p, x: functional_call(nets[0], p, (x,)), in_dims=(0, None))
@@ -261,12 +275,12 @@ def build(text: str) -> Callable[[], None]:
         return torch_denoiser.train(form, request)
     if work == "autoencoder":
         return autoencoder(form, request["config"], request["layers"], request["steps"])
-    sizes = {name: request[name] for name in ("batch", "images")}
+    sizes = {name: request[name] for name in ("net", "batch", "images")}
     if work == "evaluate":
-        return evaluate(form, request["members"], **sizes)
+        return evaluate(form=form, members=request["members"], **sizes)
     if form in ("vmap", "vmap_compile"):
-        return train_together(form, request["members"], **sizes)
-    return train_alone(form, **sizes)
+        return train_together(form=form, members=request["members"], **sizes)
+    return train_alone(form=form, **sizes)
 
 
 def main() -> None:

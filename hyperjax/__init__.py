@@ -31,6 +31,7 @@ _PUBLIC = (
     "Zoo",
     "ZooConfig",
     "align",
+    "align_zoo",
     "architecture",
     "decode",
     "denoise",

@@ -12,7 +12,15 @@ from hyperjax.errors import HyperJaxError
 from hyperjax.exchange.export import export
 from hyperjax.exchange.hub import from_pretrained, push_to_hub, save_pretrained
 from hyperjax.exchange.state_dict import spec_of
-from hyperjax.hyperrep import HyperRep, align, decode, encode, fit_hyperrep, reconstruct
+from hyperjax.hyperrep import (
+    HyperRep,
+    align,
+    align_zoo,
+    decode,
+    encode,
+    fit_hyperrep,
+    reconstruct,
+)
 from hyperjax.models.architectures import architecture
 from hyperjax.population.evaluation import Network, network
 from hyperjax.population.lockstep import finetune, train_zoo

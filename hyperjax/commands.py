@@ -9,7 +9,7 @@ from typing import Any
 from absl import app, flags
 from ml_collections import ConfigDict, config_flags
 
-from hyperjax.app import cli
+from hyperjax.app import cli, stop
 from hyperjax.config import EvaluationConfig, SamplersConfig, to_dict
 from hyperjax.errors import HyperJaxError
 
@@ -43,13 +43,14 @@ def train() -> None:
     """
     config = config_flags.DEFINE_config_file("config", None, "Configuration file, see above.")
     workdir = flags.DEFINE_string("workdir", None, "Folder of the run; made if it is not there.")
+    wait = _wait("workdir")
     flags.mark_flags_as_required(["config", "workdir"])
 
     def task() -> None:
         from hyperjax.app import train
         from hyperjax.config import from_dict
 
-        train.run(from_dict(config.value.to_dict()), Path(workdir.value))
+        train.run(from_dict(config.value.to_dict()), Path(workdir.value), wait=wait.value)
 
     _run(task, train)
 
@@ -75,6 +76,7 @@ def sample() -> None:
     seed = flags.DEFINE_integer("seed", None, "Seed of the draws; default: the configuration's.")
     output = flags.DEFINE_string("output", None, "File to write; default: WORKDIR/samples/...")
     data_dir = flags.DEFINE_string("data_dir", "", "Folder of images, if it has moved since.")
+    wait = _wait("workdir")
     listed = flags.DEFINE_bool("list", False, "List the samplers and exit.")
 
     def task() -> None:
@@ -95,6 +97,7 @@ def sample() -> None:
             output=Path(output.value) if output.value else None,
             data_dir=data_dir.value,
             overrides=_overrides(settings),
+            wait=wait.value,
         )
 
     _run(task, sample)
@@ -125,6 +128,7 @@ def evaluate() -> None:
     )
     count = flags.DEFINE_integer("num_samples", None, "Models a population; default: the config's.")
     data_dir = flags.DEFINE_string("data_dir", "", "Folder of images, if it has moved since.")
+    wait = _wait("workdir")
     listed = flags.DEFINE_bool("list", False, "List the experiments and exit.")
 
     def task() -> None:
@@ -146,7 +150,7 @@ def evaluate() -> None:
             data_dir=data_dir.value,
             overrides=_overrides(settings),
         )
-        evaluate.run(Path(workdir.value), paper, request)
+        evaluate.run(Path(workdir.value), paper, request, wait=wait.value)
 
     _run(task, evaluate)
 
@@ -173,7 +177,9 @@ def import_zoo() -> None:
     )
     epochs = flags.DEFINE_list("epochs", [], "Snapshots to take; default: all.")
     dataset = flags.DEFINE_string("dataset", "", "Images that they were trained on, as a note.")
+    moments = flags.DEFINE_bool("moments", False, "Take Adam's second moments along.")
     strict = flags.DEFINE_bool("strict", False, "Refuse what would be left out.")
+    wait = _wait("output")
     flags.mark_flags_as_required(["source", "output", "activation"])
 
     def task() -> None:
@@ -188,8 +194,10 @@ def import_zoo() -> None:
             model=model.value,
             epochs=_integers("epochs", epochs.value),
             dataset=dataset.value,
+            moments=moments.value,
             strict=strict.value,
             verbose=True,
+            wait=wait.value,
         )
 
     _run(task, import_zoo)
@@ -252,6 +260,15 @@ def verify() -> None:
     _run(task, verify, files=True)
 
 
+def _wait(what: str) -> flags.FlagHolder:
+    return flags.DEFINE_float(
+        "wait",
+        0.0,
+        f"Seconds to wait for another command that has the {what}; inf: as long as it takes.",
+        lower_bound=0,
+    )
+
+
 def _integers(flag: str, values: list[str]) -> tuple[int, ...]:
     try:
         return tuple(map(int, values))
@@ -295,4 +312,10 @@ def _run(task: Callable[..., None], command: Callable[[], None], *, files: bool 
         cli.refuse_arguments(argv)
         task()
 
-    app.run(lambda argv: cli.run(lambda: checked(argv)), flags_parser=cli.parse_flags)
+    stop.install()
+    try:
+        app.run(lambda argv: cli.run(lambda: checked(argv)), flags_parser=cli.parse_flags)
+    except stop.Terminated:  # before the command has begun
+        stop.exit_stopped()
+    finally:
+        stop.ignore()

@@ -62,6 +62,7 @@ class ZooConfig:
     snapshots: tuple[int, ...] = ()  # epochs kept, with their metrics; empty: all
     # after which of these test images are evaluated: of a large zoo they cost as much as training
     tested: str = _one_of("every", "last")
+    save_moments: bool = False  # keep Adam's second moments of each snapshot, as large as weights
     repair: bool = False  # train members anew whose part of the zoo file is damaged
     # how members are computed; nothing of this changes them
     conv: str = _one_of("auto", "tiles", "patches", "xla")  # see models/conv.py

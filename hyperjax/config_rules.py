@@ -23,6 +23,11 @@ def check_zoo(config: Any) -> None:
         )
     if not zoo.path and not zoo.model:
         raise HyperJaxError("config field zoo.model: to train a zoo, name its architecture")
+    if zoo.save_moments and not zoo.path and zoo.training.optimizer == "sgd":
+        raise HyperJaxError(
+            "config field zoo.save_moments: sgd has no second moments; expected "
+            "zoo.training.optimizer adam or adamw"
+        )
     for field, epochs in (
         ("zoo.snapshots", zoo.snapshots),
         ("autoencoder.data.epochs_seen", seen),

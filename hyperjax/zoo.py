@@ -40,6 +40,9 @@ class Zoo:
       info: data set, hyper-parameters, versions; anything JSON can hold.
       latents: float32[M, Z], of members that were decoded from them; None: of no others.
       split: which members train, validate and test; None: nobody has said.
+      second_moments: float32[M, E, D], Adam's: running means of the squared gradient of each
+        weight, as PyTorch's exp_avg_sq not yet divided by 1 - beta2^steps; zero for running
+        statistics. None: nobody has kept them.
     """
 
     spec: WeightSpec
@@ -50,11 +53,16 @@ class Zoo:
     info: dict[str, Any] = dataclasses.field(default_factory=dict)
     latents: np.ndarray | None = None
     split: Split | None = None
+    second_moments: np.ndarray | None = None
 
     def __post_init__(self):
         shape = (len(self.members), len(self.epochs), self.spec.num_params)
         if self.weights.shape != shape:
             raise HyperJaxError(f"zoo weights have shape {self.weights.shape}, expected {shape}")
+        if self.second_moments is not None and self.second_moments.shape != shape:
+            raise HyperJaxError(
+                f"zoo second moments have shape {self.second_moments.shape}, expected {shape}"
+            )
         if 0 in shape[:2]:
             raise HyperJaxError("the zoo is empty: expected at least one member and one snapshot")
         for name, values in self.metrics.items():
@@ -90,7 +98,7 @@ class Zoo:
         else:
             split = self.split
         epochs = self.epochs if epoch is None else np.unique(epoch)
-        columns = snapshot_index(self, epochs)
+        columns, moments = snapshot_index(self, epochs), self.second_moments
         return dataclasses.replace(
             self,
             weights=np.asarray(self.weights[rows[:, None], columns[None]]),
@@ -102,11 +110,13 @@ class Zoo:
             },
             latents=None if self.latents is None else np.asarray(self.latents)[rows],
             split=split,
+            second_moments=None if moments is None else moments[rows[:, None], columns[None]],
         )
 
 
 def concatenate(one: Zoo, other: Zoo) -> Zoo:
-    """The members of two zoos of the same spec and epochs, in memory; without metrics or split.
+    """The members of two zoos of the same spec and epochs, in memory; without metrics, split or
+    second moments.
 
     Raises HyperJaxError if they differ.
     """

@@ -1,9 +1,11 @@
 """Zoos for others, and by others."""
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
 
+import hyperjax as hj
 from hyperjax.models.architectures import architecture
 from hyperjax.zoo import METRICS, Zoo
 
@@ -27,6 +29,12 @@ def zoo_of(spec, members=4, epochs=(0, 1, 3), seed=0):
     return Zoo(spec, weights, np.int32(epochs), np.arange(members), metrics)
 
 
+def moments_of(zoo, seed=1):
+    """The same with random second moments."""
+    values = np.random.default_rng(seed).random(zoo.weights.shape).astype(np.float32)
+    return dataclasses.replace(zoo, second_moments=values)
+
+
 def corrupted(data: bytes, seed: int) -> bytes:
     """Truncated, or with a few bytes changed, inserted or doubled."""
     rng = np.random.default_rng(seed)
@@ -42,3 +50,8 @@ def corrupted(data: bytes, seed: int) -> bytes:
     else:
         changed[at : at + 16] = changed[:16]
     return bytes(changed)
+
+
+def imported(path, tmp_path, spec, name="zoo", **settings):
+    settings = {"activation": spec.activation, "image_size": spec.image_size} | settings
+    return hj.import_zoo(path, tmp_path / f"{name}.safetensors", **settings)

@@ -237,6 +237,13 @@ def test_dropout_that_is_taken(value):
     assert made.autoencoder.architecture.dropout == value
 
 
+def test_second_moments_are_those_of_adam():
+    fields = {"zoo.save_moments": True, "zoo.training.optimizer": "sgd"}
+    with pytest.raises(HyperJaxError, match=r"zoo\.save_moments: sgd has no second moments"):
+        config.override(Config(), fields)
+    assert config.override(Config(), fields | {"zoo.path": "zoo"}).zoo.save_moments  # imported
+
+
 def test_snapshots_hold_what_is_seen_of_them():
     fields = {"zoo.snapshots": (0, 10, 50), "autoencoder.data.epochs_seen": (10,)}
     assert config.override(Config(), fields).zoo == dataclasses.replace(

@@ -12,6 +12,7 @@ from typing import Any, NoReturn
 
 from absl import app, flags, logging
 
+from hyperjax.app import stop
 from hyperjax.errors import HyperJaxError
 
 _LEAST_COMPILE_SECONDS = 0.1  # what compiles faster is hardly faster to load
@@ -22,6 +23,13 @@ _MULTIHOST = flags.DEFINE_bool(
     "Run as one of several processes, found through the cluster (Slurm, TPU pods, Open MPI, "
     "Kubernetes) or JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID; see "
     "docs/clusters.md.",
+)
+_GRACE = flags.DEFINE_float(
+    "grace",
+    stop.GRACE,
+    "Seconds from SIGTERM or Ctrl-C to the end, with exit code 75: at the next safe point, with a "
+    "checkpoint, or where that takes longer from the last one.",
+    lower_bound=0,
 )
 
 
@@ -111,23 +119,19 @@ def join_processes() -> None:
 def run(task: Callable[[], Any]) -> None:
     """Run a task; print a mistake of the user's as one message and exit with 2, or, where it was
     told to stop and can go on, with `stop.EXIT_CODE`."""
-    from hyperjax.app import stop
-
+    parsed = flags.FLAGS.is_parsed()
+    stop.install(_GRACE.value if parsed else stop.GRACE)
     logging.set_verbosity(logging.WARNING)  # Orbax narrates every checkpoint
     try:
         configure_jax()
-        if flags.FLAGS.is_parsed() and _MULTIHOST.value:
+        if parsed and _MULTIHOST.value:
             join_processes()
-        stop.install()  # after JAX's own
+            stop.install(_GRACE.value)  # in place of JAX's own
         task()
     except (HyperJaxError, OSError) as error:
         refuse(error)
     except stop.Terminated:
-        print("told to stop; the same command goes on from the last checkpoint", file=sys.stderr)
-        sys.exit(stop.EXIT_CODE)
-    except KeyboardInterrupt:
-        print("interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
-        sys.exit(130)
+        stop.exit_stopped()
 
 
 def parse_flags(argv: list[str]) -> list[str]:

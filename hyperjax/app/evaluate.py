@@ -33,10 +33,24 @@ class Request(NamedTuple):
     overrides: Mapping[str, Any] = {}  # settings of samplers and evaluation, {"a.b": value}
 
 
-def run(folder: Path, registry: ModuleType, request: Request) -> Path:
+def run(folder: Path, registry: ModuleType, request: Request, wait: float = 0.0) -> Path:
     """Run experiments of a registry (`hyperjax.paper`) and write them into the report, beside what
-    earlier calls wrote; returns the path of its page."""
+    earlier calls wrote; returns the path of its page. For `wait` seconds at most it waits for
+    another command that has the workdir."""
     _check(registry, request)
+    workdir.load_config(folder)  # before what is no workdir becomes one
+    with workdir.lock(folder, wait, console.print):
+        path, failures = _evaluate(folder, registry, request)
+    if failures:
+        lines = [f"{name}: {error}" for name, error in failures.items()]
+        raise HyperJaxError("\n".join(["the report lacks what failed:", *lines]))
+    return path
+
+
+def _evaluate(
+    folder: Path, registry: ModuleType, request: Request
+) -> tuple[Path, dict[str, Exception]]:
+    """The path of the report's page, and what was wrong with experiments that failed."""
     trained = load(folder, data_dir=request.data_dir, overrides=request.overrides)
     chosen = _chosen(registry, request, trained)
     evaluation, count = trained.config.evaluation, request.num_samples
@@ -49,17 +63,14 @@ def run(folder: Path, registry: ModuleType, request: Request) -> Path:
         request.populations,
     )
     _check_loaded(context)
-    with workdir.lock(folder), workdir.recorded(folder, seed=trained.config.seed) as entry:
+    with workdir.recorded(folder, seed=trained.config.seed) as entry:
         _announce(context, chosen)
         results, sections, failures = _run(context, registry, chosen)
         path = _report(context, registry, sections, failures, entry)
     if "tab1" in results:
         registry.load("tab1").print_summary(results["tab1"])
     console.print(f"report: {path}")
-    if failures:
-        lines = [f"{name}: {error}" for name, error in failures.items()]
-        raise HyperJaxError("\n".join(["the report lacks what failed:", *lines]))
-    return path
+    return path, failures
 
 
 # What is worth a look where there is a denoiser: the wrappers, on samplers of latents and of

@@ -14,7 +14,7 @@ from hyperjax.config import Config, override
 from hyperjax.data.images import ImageData
 from hyperjax.errors import HyperJaxError
 from hyperjax.exchange import sources
-from hyperjax.exchange.sources import Wanted
+from hyperjax.exchange.source import Wanted
 from hyperjax.population import evaluation
 from hyperjax.population.evaluation import Task, make_task
 from hyperjax.population.lockstep import make_engine
@@ -68,10 +68,13 @@ def _bring(config: Config, staged: Path) -> None:
             staged.unlink()
         import_zoo(
             source, staged, activation=wanted.activation, image_size=wanted.image_size,
-            model=wanted.model, dataset=config.dataset, verbose=True,
+            model=wanted.model, dataset=config.dataset, moments=config.zoo.save_moments,
+            verbose=True,
         )  # fmt: skip
         return
-    zoo_file.read(source)  # or say what is wrong with it
+    found = zoo_file.read(source)  # or say what is wrong with it
+    if config.zoo.save_moments and found.second_moments is None:
+        raise HyperJaxError(f"config field zoo.save_moments: {source} has none")
     try:
         shutil.copyfile(source, staged)
     except OSError as error:

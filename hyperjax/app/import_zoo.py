@@ -1,5 +1,6 @@
 """`hyperjax import`: a zoo of others into one zoo file, one network at a time."""
 
+import glob
 import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
@@ -12,8 +13,8 @@ from hyperjax.app import progress, stop
 from hyperjax.app.progress import console
 from hyperjax.errors import HyperJaxError
 from hyperjax.exchange import sources
-from hyperjax.exchange.sources import Source, Wanted
-from hyperjax.store import files, zoo_file
+from hyperjax.exchange.source import Source, Wanted
+from hyperjax.store import files, lease, zoo_file
 from hyperjax.store.files import atomic_write
 from hyperjax.zoo import METRICS, Zoo
 
@@ -26,6 +27,7 @@ class Member(NamedTuple):
 
     vectors: np.ndarray  # float32[E, D]
     metrics: dict[str, np.ndarray]  # float32[E], of METRICS; NaN where unknown
+    moments: np.ndarray | None  # float32[E, D], where they are asked for
 
 
 def import_zoo(
@@ -37,8 +39,10 @@ def import_zoo(
     model: str = "",
     epochs: Sequence[int] = (),
     dataset: str = "",
+    moments: bool = False,
     strict: bool = False,
     verbose: bool = False,
+    wait: float = 0.0,
 ) -> Zoo:
     """Bring networks of others into one zoo file, and read it.
 
@@ -53,14 +57,18 @@ def import_zoo(
       model: their architecture by name ("": inferred from the tensors, see `spec_of`).
       epochs: snapshots to take; empty: all.
       dataset: name of the images that they were trained on, as a note.
+      moments: bring Adam's second moments along (`Zoo.second_moments`), of which members without
+        them are left out: of ray-tune zoos, of checkpoints with their optimiser, and of arrays.
       strict: refuse what would be left out: members that cannot be read, that lack a snapshot,
         whose tensors have other shapes than the first member's, or whose weights are not finite.
       verbose: say what is found and assumed, how far it has come, and who is left out.
+      wait: seconds to wait for another import into this file.
 
     Members are in the order of their sorted names, which `info["names"]` keeps; ids are their
     places in it, those that are left out included.
 
-    Raises HyperJaxError if nothing that is known lies there, or no member is left.
+    Raises HyperJaxError if nothing that is known lies there, no member is left, or another import
+    into this file is under way.
 
     >>> files = hj.export(zoo, "networks", "torch")
     >>> imported = hj.import_zoo("networks/*.pt", "imported.safetensors", activation="tanh")
@@ -68,22 +76,45 @@ def import_zoo(
     ((4, 1, 2464), True)
     """
     output, say = Path(output), console.print if verbose else _silent
-    source = sources.find(path, Wanted(activation, image_size, model, tuple(epochs)))
+    source = _find(path, Wanted(activation, image_size, model, tuple(epochs), moments))
     info = _info(path, source, dataset)
+    with lease.held(output.with_name(f".{output.name}.lease"), output, wait=wait, say=say):
+        return _import(source, output, info, strict, verbose)
+
+
+def _import(source: Source, output: Path, info: dict[str, Any], strict: bool, verbose: bool) -> Zoo:
+    say = console.print if verbose else _silent
+    partial, note = output.with_suffix(".partial"), output.with_suffix(".importing")
+    files.remove_partials(note.parent.glob(f".{glob.escape(note.name)}.*"))
     if output.exists():
         made = zoo_file.read(output)
-        theirs = {name: made.info.get(name) for name in info}
-        if theirs == json.loads(json.dumps(info)) and made.spec == source.layout.spec:
-            say(f"{output} is there: nothing to import")
-            return made
-        raise HyperJaxError(f"{output} is another zoo; delete it, or choose another file")
+        if not _is_of(made, source, info):
+            raise HyperJaxError(f"{output} is another zoo; delete it, or choose another file")
+        say(f"{output} is there: nothing to import")
+        files.remove(note, partial)  # left by a kill at the last moment
+        return made
     _describe(source, say)
-    partial, note = output.with_suffix(".partial"), output.with_suffix(".importing")
     target, left_out = _read_members(source, info, partial, note, strict, verbose)
     made = _finish(target, partial, output, source, info, left_out)
     files.remove(note, partial)
     _summarise(made, output, left_out, say)
     return made
+
+
+def _find(path: str | Path, wanted: Wanted) -> Source:
+    source = sources.find(path, wanted)
+    if wanted.moments and source.moments is None:
+        raise HyperJaxError(
+            f"{path}: {source.form} without second moments; expected a ray-tune zoo, checkpoints "
+            "with their optimiser, or an array second_moments"
+        )
+    return source
+
+
+def _is_of(made: Zoo, source: Source, info: dict[str, Any]) -> bool:
+    theirs = {name: made.info.get(name) for name in info}
+    same = theirs == json.loads(json.dumps(info)) and made.spec == source.layout.spec
+    return same and (made.second_moments is None) == (source.moments is None)
 
 
 def _read_members(
@@ -151,13 +182,15 @@ def _resume(
     """The file to fill, how many members have been read, and which were left out."""
     try:
         state = json.loads(note.read_text())
-        if state["info"] == json.loads(json.dumps(info)) and partial.exists():
-            return zoo_file.read(partial, writable=True), state["done"], state["left_out"]
+        begun = zoo_file.read(partial, writable=True) if partial.exists() else None
+        if begun and state["info"] == json.loads(json.dumps(info)) and _is_of(begun, source, info):
+            return begun, state["done"], state["left_out"]
     except (OSError, ValueError, KeyError, TypeError):
         pass  # there is none, or none that can be gone on with
     ids, epochs = np.arange(len(source.members)), np.array(source.epochs, np.int32)
-    names = {"names": list(source.members)}
-    return zoo_file.allocate(partial, source.layout.spec, ids, epochs, info | names), 0, {}
+    info = info | {"names": list(source.members)}
+    moments = source.moments is not None
+    return zoo_file.allocate(partial, source.layout.spec, ids, epochs, info, moments=moments), 0, {}
 
 
 def _member(source: Source, row: int) -> Member:
@@ -167,16 +200,23 @@ def _member(source: Source, row: int) -> Member:
     if not finite.all():
         epoch = source.epochs[int(np.argmin(finite))]
         raise HyperJaxError(f"weights of epoch {epoch} are not finite")
+    moments = None
+    if source.moments is not None:
+        moments = np.stack([source.moments(row, epoch) for epoch in source.epochs])
+        if not (np.isfinite(moments) & (moments >= 0)).all():
+            raise HyperJaxError("second moments that are negative or not finite")
     known, metrics = source.metrics(row), {}
     for name in METRICS:
         values = known.get(name, {})
         metrics[name] = np.float32([values.get(epoch, np.nan) for epoch in source.epochs])
-    return Member(vectors, metrics)
+    return Member(vectors, metrics, moments)
 
 
 def _write(target: Zoo, place: int, member_id: int, member: Member) -> None:
     target.weights[place] = member.vectors
     target.members[place] = member_id
+    if member.moments is not None:
+        target.second_moments[place] = member.moments
     for name, values in member.metrics.items():
         target.metrics[name][place] = values
 
@@ -199,9 +239,14 @@ def _finish(
         whole = output.with_suffix(".whole")
         names = {"names": kept, "left_out": left_out}
         ids = np.asarray(target.members[: len(kept)])
-        short = zoo_file.allocate(whole, target.spec, ids, target.epochs, info | names)
+        moments = source.moments is not None
+        short = zoo_file.allocate(
+            whole, target.spec, ids, target.epochs, info | names, moments=moments
+        )
         for rows in _blocks(len(kept)):
             short.weights[rows] = target.weights[rows]
+            if moments:
+                short.second_moments[rows] = target.second_moments[rows]
             for name in METRICS:
                 short.metrics[name][rows] = target.metrics[name][rows]
         zoo_file.seal(short)
@@ -222,6 +267,7 @@ def _summarise(
     if len(left_out) > _SHOWN:
         say(f"... and {len(left_out) - _SHOWN} more; info['left_out'] has them all")
     measured = [name for name, values in made.metrics.items() if np.isfinite(values).any()]
+    measured += [] if made.second_moments is None else ["second moments"]
     what = ", ".join(measured) or "no metrics: what needs accuracy has to measure it"
     say(f"{output}: {len(made.members)} members, {len(left_out)} left out; {what}")
 

@@ -50,6 +50,7 @@ def population_stage(
     `images`: how many of each split.
     """
     spec, devices = engine.spec, engine.mesh.size
+    copies = 2 if config.save_moments and not snapshots else 1  # of what the file keeps
     snapshots = snapshots or len(config.snapshots) or epochs + 1
     work = epochs * images["train"] * cost.training_flops(spec)
     tests = 1 if config.tested == "last" else snapshots
@@ -62,7 +63,7 @@ def population_stage(
     memory = pixels / (local if _on_cpu() else 1)  # whose devices share one copy
     memory += each * cost.member_bytes(spec)
     memory += at_once * min(engine.micro_batch, images["train"]) * cost.activation_bytes(spec)
-    disk = cost.zoo_bytes(spec, members, snapshots) + together * cost.member_bytes(spec)
+    disk = copies * cost.zoo_bytes(spec, members, snapshots) + together * cost.member_bytes(spec)
     return Stage(name, float(members) * work, memory, local, "zoo.chunk_size", disk)
 
 

@@ -22,21 +22,25 @@ def run(
     output: Path | None = None,
     data_dir: str = "",
     overrides: Mapping[str, Any] | None = None,
+    wait: float = 0.0,
 ) -> Path:
     """Draw `num_samples` models, evaluate them once, and write them as a population file.
 
     `name` is the hyper-representation, "lwln", "no_lwln" or "vae"; by default the configuration's
-    own. `overrides` are settings of samplers, {"samplers.x": value}.
+    own. `overrides` are settings of samplers, {"samplers.x": value}. For `wait` seconds at
+    most it waits for another command that has the workdir.
     """
     populations.check_request(sampler, num_samples, seed)
-    trained = load(folder, data_dir=data_dir, overrides=overrides)
-    name = name or trained.main
-    seed = trained.config.seed if seed is None else seed
-    variational = trained.hyperreps[name].config.architecture.variational
-    populations.samplers.check(sampler, vae=variational)
-    with workdir.lock(folder), workdir.recorded(folder, seed=seed) as entry:
-        path, drawn = populations.sampled(trained, sampler, num_samples, name, seed, output)
-        entry["output"] = str(path)
+    workdir.load_config(folder)  # before what is no workdir becomes one
+    with workdir.lock(folder, wait, console.print):
+        trained = load(folder, data_dir=data_dir, overrides=overrides)
+        name = name or trained.main
+        seed = trained.config.seed if seed is None else seed
+        variational = trained.hyperreps[name].config.architecture.variational
+        populations.samplers.check(sampler, vae=variational)
+        with workdir.recorded(folder, seed=seed) as entry:
+            path, drawn = populations.sampled(trained, sampler, num_samples, name, seed, output)
+            entry["output"] = str(path)
     texts = []
     for part in ("val", "test") if trained.has_images else ():
         accuracy = 100 * drawn.metrics[f"{part}_accuracy"]

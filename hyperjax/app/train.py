@@ -26,8 +26,9 @@ from hyperjax.rng import Stream, root_key
 from hyperjax.store import files, hyperrep_file, workdir
 
 
-def run(config: Config, folder: Path) -> Run:
-    """Make what the workdir lacks; on a finished one, say so."""
+def run(config: Config, folder: Path, wait: float = 0.0) -> Run:
+    """Make what the workdir lacks; on a finished one, say so. For `wait` seconds at most it waits
+    for another command that has the workdir."""
     set_precision(config)
     config = foreign_zoo.resolved(config, workdir.zoo_path(folder))
     made = Run(folder, config)
@@ -35,12 +36,13 @@ def run(config: Config, folder: Path) -> Run:
     source, data = "none", None
     if made.has_images:
         source, data = made.images.source, made.images.fingerprint
-    with workdir.lock(folder):
+    with workdir.lock(folder, wait, console.print):
         if config.denoiser.training.steps and made.has_denoiser:
             train_denoiser.check_denoiser(made)  # before its settings replace those of the workdir
         workdir.create(folder, config)
         missing = [path for path in _products(config, folder) if not path.exists()]
         if not missing and not config.zoo.repair:
+            files.remove(*_checkpoints(made))  # left by a kill at the last moment
             files.remove_if_empty(folder / "checkpoints")
             console.print(f"{folder} is finished: nothing to train")
             return made
@@ -61,6 +63,14 @@ def _products(config: Config, folder: Path) -> list[Path]:
     found += [workdir.moments_path(folder)] if config.dataset else []
     found += [workdir.hyperrep_path(folder, name) for name in names]
     return found + ([workdir.denoiser_path(folder)] if config.denoiser.training.steps else [])
+
+
+def _checkpoints(made: Run) -> list[Path]:
+    """What `_products` are made with, and need no more."""
+    config, folder = made.config, made.folder
+    found = [workdir.zoo_path(folder).with_suffix(".checkpoints")]
+    found += [checkpoint_folder(folder, name) for name in variants(config)]
+    return [*found, train_denoiser.checkpoint_folder(made)]
 
 
 def _compare_versions(folder: Path, entry: dict[str, Any]) -> None:
@@ -155,6 +165,7 @@ def zoo_recipe(config: Config, images: ImageData) -> Recipe:
         start=None,
         info=info,
         tested=config.zoo.tested,
+        moments=config.zoo.save_moments,
     )
 
 
@@ -175,6 +186,7 @@ def _describe_zoo(made: Run) -> None:
     text = ", ".join(f"{name} {value:.2f}" for name, value in correlation.items())
     console.print(f"zoo: correlation of final with initial weights: {text}")
     if not workdir.metrics_of(made.folder, "zoo"):  # else from before this run was resumed
+        workdir.forget_metrics(made.folder, "zoo", -1)  # the line that a killed run was writing
         workdir.log_metrics(made.folder, {"stage": "zoo", "init_correlation": correlation})
 
 

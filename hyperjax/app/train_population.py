@@ -20,8 +20,8 @@ from hyperjax.store import checkpoint, checksums, files, zoo_file
 from hyperjax.weights import WeightSpec
 from hyperjax.zoo import Zoo
 
-# fields of ZooConfig that are no part of a zoo
-HOW = ("conv", "mapping", "chunk_size", "split", "repair")
+# fields of ZooConfig that no weight of a zoo depends on
+HOW = ("conv", "mapping", "chunk_size", "split", "save_moments", "repair")
 
 
 def make_population(path: Path, recipe: Recipe, config: Config, task: Task, title: str) -> Zoo:
@@ -147,9 +147,12 @@ def _restore_frame(path: Path, recipe: Recipe, spec: WeightSpec) -> None:
         target = zoo_file.read(path, writable=True)
     except HyperJaxError as error:
         progress.console.print(f"{error}: restoring what holds the members")
-        zoo_file.restore_frame(path, spec, recipe.members, recipe.epochs, recipe.info)
+        zoo_file.restore_frame(
+            path, spec, recipe.members, recipe.epochs, recipe.info, moments=recipe.moments
+        )
         target = zoo_file.read(path, writable=True)
-    if target.weights.shape[:2] != (len(recipe.members), len(recipe.epochs)):
+    shape, kept = target.weights.shape[:2], target.second_moments is not None
+    if (shape, kept) != ((len(recipe.members), len(recipe.epochs)), recipe.moments):
         raise _of_others(path)
     target.members[:], target.epochs[:] = recipe.members, recipe.epochs
     zoo_file.flush(target)
@@ -160,6 +163,8 @@ def _train_rows(
 ) -> None:
     """Where members run one after another, the program of one does not depend on their number;
     where they run at once it does, and as many are trained as were."""
+    if not len(rows):
+        return
     size = chunk_size(config, task, len(recipe.members))
     if task.engine.mapping == "map":
         size = min(size, padded(task.engine, len(rows)))
@@ -177,6 +182,7 @@ def _is_of(models: Zoo, recipe: Recipe, spec: WeightSpec) -> bool:
         and _comparable(models.info) == _comparable(recipe.info)
         and np.array_equal(models.members, recipe.members)
         and np.array_equal(models.epochs, recipe.epochs)
+        and (models.second_moments is not None) == recipe.moments
     )
 
 
@@ -202,7 +208,9 @@ def _resume(
             target = zoo_file.read(partial, writable=True)
         if target is None or not _is_of(target, recipe, spec):
             files.remove(checkpoints.parent)
-            target = zoo_file.allocate(partial, spec, recipe.members, recipe.epochs, recipe.info)
+            target = zoo_file.allocate(
+                partial, spec, recipe.members, recipe.epochs, recipe.info, moments=recipe.moments
+            )
             done = 0
     return target, distributed.agree(done or 0)
 
@@ -217,16 +225,18 @@ def _write(
 ) -> None:
     """Wait for snapshots, write them into the zoo file, with the members' checksums after the last
     one, and tell the progress bar."""
-    for epoch, step, vectors, metrics in snapshots:
+    for epoch, step, vectors, metrics, moments in snapshots:
         note = ""
         values = {name: value[: len(rows)] for name, value in distributed.fetch(metrics).items()}
         if vectors is not None:
-            vectors = distributed.fetch(vectors)[: len(rows)]
+            vectors, moments = distributed.fetch((vectors, moments))
             accuracy = values["val_accuracy"]
             note = f"epoch {epoch}, validation accuracy {100 * np.nanmean(accuracy):.1f} %"
             if target is not None:
                 column = int(np.searchsorted(target.epochs, epoch))
-                target.weights[rows, column] = vectors
+                target.weights[rows, column] = vectors[: len(rows)]
+                if moments is not None:
+                    target.second_moments[rows, column] = moments[: len(rows)]
                 for name in zoo.METRICS:
                     target.metrics[name][rows, column] = values[name]
                 if seal and epoch == target.epochs[-1]:

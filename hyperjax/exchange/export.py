@@ -10,12 +10,14 @@ import struct
 import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from hyperjax import weights
 from hyperjax.errors import HyperJaxError, unknown
-from hyperjax.exchange import state_dict
+from hyperjax.exchange import optimizer_state, state_dict
+from hyperjax.exchange.arrays import export_small_cnn_zoo
 from hyperjax.exchange.state_dict import Layout
 from hyperjax.store.files import atomic_write
 from hyperjax.weights import WeightSpec
@@ -51,7 +53,8 @@ def export(
     Args:
       zoo: whatever `read_zoo` reads, or a selection of it.
       folder: made if it is not there.
-      form: one of `FORMATS`; "ray" and "small_cnn_zoo" hold all snapshots.
+      form: one of `FORMATS`; "ray", "numpy" and "small_cnn_zoo" hold all snapshots, and the first
+        two second moments as well.
       tensors: the names of each layer's tensors, (("0.weight", "0.bias"), ...), as the module that
         is to load them has them; default: as they were imported, or the layers' own names.
 
@@ -67,8 +70,6 @@ def export(
     if form == "ray":
         return _ray(zoo, folder, layout_of(zoo, tensors))
     if form == "small_cnn_zoo":
-        from hyperjax.exchange.arrays import export_small_cnn_zoo
-
         export_small_cnn_zoo(folder, zoo)
         return [folder / name for name in ("layout.csv", "metrics.csv.gz", "weights.npy")]
     if form == "numpy":
@@ -111,12 +112,15 @@ def _numpy(zoo: Zoo, path: Path) -> Path:
     names = np.array([f"{int(member):08d}" for member in zoo.members])
     arrays = {"weights": np.asarray(zoo.weights), "epochs": np.asarray(zoo.epochs)}
     arrays |= {"members": names, "spec": np.array(weights.to_json(zoo.spec))}
+    if zoo.second_moments is not None:
+        arrays["second_moments"] = np.asarray(zoo.second_moments)
     atomic_write(path, _npz(arrays | {name: np.asarray(x) for name, x in zoo.metrics.items()}))
     return path
 
 
 def _ray(zoo: Zoo, folder: Path, layout: Layout) -> list[Path]:
-    """A folder a member, as in the published zoos: params.json, result.json, checkpoint_<epoch>."""
+    """A folder a member, as in the published zoos: params.json, result.json, checkpoint_<epoch>,
+    in which the optimizer holds second moments alone."""
     paths = []
     for row, member in enumerate(zoo.members):
         trial = folder / f"NN_tune_trainable_{int(member):08d}"
@@ -133,6 +137,10 @@ def _ray(zoo: Zoo, folder: Path, layout: Layout) -> list[Path]:
             state = state_dict.to_state(layout, np.asarray(zoo.weights[row, column]))
             paths.append(trial / f"checkpoint_{epoch:06d}" / "checkpoints")
             atomic_write(paths[-1], torch_bytes(state))
+            if zoo.second_moments is not None:
+                moments = np.asarray(zoo.second_moments[row, column])
+                paths.append(paths[-1].with_name("optimizer"))
+                atomic_write(paths[-1], torch_bytes(optimizer_state.to_optimizer(layout, moments)))
         atomic_write(trial / "result.json", "".join(f"{line}\n" for line in lines).encode())
     return paths
 
@@ -140,10 +148,12 @@ def _ray(zoo: Zoo, folder: Path, layout: Layout) -> list[Path]:
 # --- PyTorch's format -----------------------------------------------------------------------
 
 
-def torch_bytes(state: Mapping[str, np.ndarray]) -> bytes:
-    """A file of `torch.save` of float32 tensors; equal tensors give equal bytes."""
-    arrays = [np.ascontiguousarray(value, "<f4") for value in state.values()]
-    parts = [("data.pkl", _program(list(state), arrays)), ("byteorder", b"little")]
+def torch_bytes(state: Mapping[str, Any]) -> bytes:
+    """A file of `torch.save` of float32 tensors, in dictionaries and lists, by texts and numbers;
+    equal tensors give equal bytes."""
+    arrays: list[np.ndarray] = []
+    program = b"\x80\x02" + _program(state, arrays) + b"."  # protocol 2, then stop
+    parts = [("data.pkl", program), ("byteorder", b"little")]
     parts += [(f"data/{key}", array.tobytes()) for key, array in enumerate(arrays)]
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as archive:
@@ -153,18 +163,25 @@ def torch_bytes(state: Mapping[str, np.ndarray]) -> bytes:
     return buffer.getvalue()
 
 
-def _program(names: Sequence[str], arrays: Sequence[np.ndarray]) -> bytes:
-    """The pickle (protocol 2) of an OrderedDict of tensors, whose values lie beside it: what
-    `torch.save` writes, opcode by opcode."""
-    parts = [b"\x80\x02", _ORDERED_DICT, b"("]  # an empty one, and a mark
-    for key, (name, array) in enumerate(zip(names, arrays, strict=True)):
+def _program(value: Any, arrays: list[np.ndarray]) -> bytes:
+    """The pickle of a value, opcode by opcode as `torch.save` writes it: dictionaries are
+    OrderedDicts. The values of tensors lie beside it and are appended to `arrays`."""
+    if isinstance(value, np.ndarray):
+        array, key = np.ascontiguousarray(value, "<f4"), len(arrays)
+        arrays.append(array)
         strides = [step // array.itemsize for step in array.strides]
-        parts += [_text(name), b"ctorch._utils\n_rebuild_tensor_v2\n("]
+        parts = [b"ctorch._utils\n_rebuild_tensor_v2\n("]
         parts += [b"(", _text("storage"), b"ctorch\nFloatStorage\n", _text(str(key))]
         parts += [_text("cpu"), _integer(array.size), b"tQ"]  # a tuple that names the values
         parts += [_integer(0), _tuple(array.shape), _tuple(strides)]
         parts += [b"\x89", _ORDERED_DICT, b"tR"]  # needs no gradient and has no hooks; call
-    return b"".join((*parts, b"u."))  # set all items, stop
+        return b"".join(parts)
+    if isinstance(value, Mapping):  # an empty one, a mark, and all items
+        items = (_program(part, arrays) for item in value.items() for part in item)
+        return b"".join((_ORDERED_DICT, b"(", *items, b"u"))
+    if isinstance(value, list):
+        return b"".join((b"](", *(_program(part, arrays) for part in value), b"e"))
+    return _integer(value) if isinstance(value, int) else _text(value)
 
 
 _ORDERED_DICT = b"ccollections\nOrderedDict\n)R"

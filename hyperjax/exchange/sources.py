@@ -1,20 +1,18 @@
-"""Zoos of others, as they lie on disk: one `Source` for each published or common form.
-
-A source knows its members by name and reads one network at a time; nothing of it stays in memory.
-Members are in the order of their names, sorted, whatever the order of the file system.
-"""
+"""Zoos of others, as they lie on disk: what is where, and a `Source` for each form of files of
+single networks. Members are in the order of their names, whatever that of the file system."""
 
 import glob
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from hyperjax.errors import HyperJaxError
-from hyperjax.exchange import arrays, state_dict, torch_file
+from hyperjax.exchange import arrays, optimizer_state, state_dict, torch_file
+from hyperjax.exchange.source import Metrics, Source, Wanted, chosen_epochs, layout_of
 from hyperjax.exchange.state_dict import Layout
 
 SUFFIXES = (".pt", ".pth", ".ckpt", ".bin", ".safetensors")
@@ -24,36 +22,6 @@ _METRICS = {
     for part in ("train", "val", "test")
     for theirs, ours in (("loss", "loss"), ("acc", "accuracy"))
 }
-Metrics = dict[str, dict[int, float]]  # name of ours -> epoch -> value
-
-
-class Source(NamedTuple):
-    """Networks on disk.
-
-    Attributes:
-      form: what kind of folder or file it is, in words.
-      members: names, in order.
-      epochs: snapshots that a member may have, rising.
-      read: the network of (row of a member, epoch) as a vector float32[D]; raises HyperJaxError.
-      metrics: what is known of a member, by its row.
-      layout: the architecture, and how its tensors are named.
-    """
-
-    form: str
-    members: tuple[str, ...]
-    epochs: tuple[int, ...]
-    read: Callable[[int, int], np.ndarray]
-    metrics: Callable[[int], Metrics]
-    layout: Layout
-
-
-class Wanted(NamedTuple):
-    """What a user says of a source that it does not say itself."""
-
-    activation: str
-    image_size: tuple[int, int] | None = None
-    model: str = ""
-    epochs: tuple[int, ...] = ()  # of the snapshots; empty: all
 
 
 def find(path: str | Path, wanted: Wanted) -> Source:
@@ -118,21 +86,31 @@ def state_dicts(folder: Path, files: list[Path], wanted: Wanted) -> Source:
             )
         nested[member][epoch] = path
     members = tuple(sorted(nested))
-    layout = _layout(lambda: tensors_of(next(iter(nested[members[0]].values()))), wanted)
+    first = next(iter(nested[members[0]].values()))
+    layout = layout_of(first, tensors_of(first), wanted)
 
-    def read(row: int, epoch: int) -> np.ndarray:
+    def path_of(row: int, epoch: int) -> Path:
         path = nested[members[row]].get(epoch)
         if path is None:
             raise HyperJaxError(f"{folder / members[row]} has no snapshot of epoch {epoch}")
+        return path
+
+    def read(row: int, epoch: int) -> np.ndarray:
+        path = path_of(row, epoch)
         return _vector(layout, tensors_of(path), path)
 
-    epochs = _epochs({epoch for paths in nested.values() for epoch in paths}, wanted, folder)
-    return Source("state dicts", members, epochs, read, lambda row: {}, layout)
+    def moments(row: int, epoch: int) -> np.ndarray:
+        path = path_of(row, epoch)
+        return _moments(layout, path, path)
+
+    epochs = chosen_epochs({epoch for paths in nested.values() for epoch in paths}, wanted, folder)
+    asked = moments if wanted.moments else None
+    return Source("state dicts", members, epochs, read, lambda row: {}, layout, asked)
 
 
 def ray_zoo(folder: Path, trials: list[Path], wanted: Wanted) -> Source:
-    """A folder a member with params.json, result.json, and checkpoint_<epoch>/checkpoints, as the
-    published zoos are (Schürholt et al., "Model Zoos", 2022)."""
+    """A folder a member with params.json, result.json, and checkpoint_<epoch>/checkpoints (and
+    optimizer beside it), as the published zoos are (Schürholt et al., "Model Zoos", 2022)."""
     members = tuple(sorted(trial.name for trial in trials))
     found: dict[str, dict[int, Path]] = {}
     for name in members:
@@ -147,19 +125,29 @@ def ray_zoo(folder: Path, trials: list[Path], wanted: Wanted) -> Source:
         raise HyperJaxError(
             f"{folder}: none of its {len(members)} members has a checkpoint_<epoch>"
         )
-    layout = _layout(lambda: tensors_of(next(iter(first.values()))), wanted)
+    place = next(iter(first.values()))
+    layout = layout_of(place, tensors_of(place), wanted)
 
-    def read(row: int, epoch: int) -> np.ndarray:
+    def path_of(row: int, epoch: int) -> Path:
         path = found[members[row]].get(epoch)
         if path is None:
             raise HyperJaxError(f"{folder / members[row]} has no checkpoint of epoch {epoch}")
+        return path
+
+    def read(row: int, epoch: int) -> np.ndarray:
+        path = path_of(row, epoch)
         return _vector(layout, tensors_of(path), path)
+
+    def moments(row: int, epoch: int) -> np.ndarray:
+        path = path_of(row, epoch)
+        return _moments(layout, path, path.with_name("optimizer"))
 
     def metrics(row: int) -> Metrics:
         return ray_metrics(folder / members[row] / "result.json")
 
-    epochs = _epochs({epoch for paths in found.values() for epoch in paths}, wanted, folder)
-    return Source("ray-tune zoo", members, epochs, read, metrics, layout)
+    epochs = chosen_epochs({epoch for paths in found.values() for epoch in paths}, wanted, folder)
+    asked = moments if wanted.moments else None
+    return Source("ray-tune zoo", members, epochs, read, metrics, layout, asked)
 
 
 def ray_metrics(path: Path) -> Metrics:
@@ -178,7 +166,7 @@ def ray_metrics(path: Path) -> Metrics:
             for theirs, ours in _METRICS.items():
                 if theirs in fields and epoch is not None:
                     found.setdefault(ours, {})[int(epoch)] = float(fields[theirs])
-        except (ValueError, TypeError, AttributeError) as error:
+        except (ValueError, ArithmeticError, TypeError, AttributeError, RecursionError) as error:
             raise HyperJaxError(f"{path}, line {number}: no JSON of results: {error}") from error
     return found
 
@@ -193,19 +181,29 @@ def dataset(path: Path, wanted: Wanted) -> Source:
         raise HyperJaxError(f"{path}: no dataset of trainset, valset and testset")
     networks: dict[str, dict[int, Any]] = {}
     known: dict[str, Metrics] = {}
-    for part in sets:
-        _collect(path, vars(part), networks, known)
+    try:
+        for part in sets:
+            _collect(path, vars(part), networks, known)
+    except (TypeError, ValueError, ArithmeticError, AttributeError) as error:
+        raise HyperJaxError(f"{path}: sets of another form: {error!r}") from error
+    if not networks:
+        raise HyperJaxError(f"{path}: its sets have no networks")
     members = tuple(sorted(networks))
-    layout = _layout(
-        lambda: state_dict.unwrapped(next(iter(networks[members[0]].values()))), wanted
-    )
 
-    def read(row: int, epoch: int) -> np.ndarray:
+    def tensors(row: int, epoch: int) -> dict[str, np.ndarray]:
         if epoch not in networks[members[row]]:
             raise HyperJaxError(f"{path}: {members[row]} has no snapshot of epoch {epoch}")
-        return _vector(layout, state_dict.unwrapped(networks[members[row]][epoch]), path)
+        try:
+            return state_dict.unwrapped(networks[members[row]][epoch])
+        except HyperJaxError as error:
+            raise HyperJaxError(f"{path}: {members[row]}: {error}") from error
 
-    epochs = _epochs({epoch for each in networks.values() for epoch in each}, wanted, path)
+    layout = layout_of(path, tensors(0, next(iter(networks[members[0]]))), wanted)
+
+    def read(row: int, epoch: int) -> np.ndarray:
+        return _vector(layout, tensors(row, epoch), path)
+
+    epochs = chosen_epochs({epoch for each in networks.values() for epoch in each}, wanted, path)
     return Source("dataset of state dicts", members, epochs, read, lambda row: known[members[row]],
                   layout)  # fmt: skip
 
@@ -239,12 +237,6 @@ def _of_row(values: Any, row: int, count: int) -> list[Any]:
     return found if len(found) == count else []
 
 
-def _layout(tensors: Callable[[], dict[str, np.ndarray]], wanted: Wanted) -> Layout:
-    return state_dict.spec_of(
-        tensors(), activation=wanted.activation, image_size=wanted.image_size, model=wanted.model
-    )
-
-
 def _vector(layout: Layout, tensors: dict[str, np.ndarray], path: Path) -> np.ndarray:
     try:
         return state_dict.to_vector(layout, tensors)
@@ -252,8 +244,14 @@ def _vector(layout: Layout, tensors: dict[str, np.ndarray], path: Path) -> np.nd
         raise HyperJaxError(f"{path}: {error}") from error
 
 
-def _epochs(there: set[int], wanted: Wanted, path: Path) -> tuple[int, ...]:
-    missing = sorted(set(wanted.epochs) - there)
-    if missing:
-        raise HyperJaxError(f"{path}: no snapshots of epochs {missing}; it has {sorted(there)}")
-    return tuple(sorted(wanted.epochs or there))
+def _moments(layout: Layout, network: Path, place: Path) -> np.ndarray:
+    """Second moments of a network from the file `place`: the state of an optimiser, or the
+    network's own file, a checkpoint that holds one."""
+    if place.suffix == ".safetensors":
+        raise HyperJaxError(f"{place}: .safetensors files hold no optimiser")
+    tensors, found = tensors_of(network), torch_file.read(place)
+    try:
+        optimizer = optimizer_state.of_checkpoint(found) if place == network else found
+        return optimizer_state.second_moments(layout, tensors, optimizer)
+    except HyperJaxError as error:
+        raise HyperJaxError(f"{place}: {error}") from error

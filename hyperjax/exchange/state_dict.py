@@ -56,16 +56,21 @@ def unwrapped(found: Any) -> dict[str, np.ndarray]:
     for name, value in found.items():
         if not isinstance(name, str) or not isinstance(value, np.ndarray):
             continue
-        for prefix in _PREFIXES:
-            name = name.removeprefix(prefix)
         if value.ndim and (value.dtype.kind == "f" or value.dtype.name == "bfloat16"):
-            tensors[name] = value
+            tensors[bare(name)] = value
     if not tensors:
         raise HyperJaxError(
             f"no tensors of weights in it; expected a state dict, or one under "
             f"{', '.join(_WRAPPERS)}"
         )
     return tensors
+
+
+def bare(name: str) -> str:
+    """A tensor's name without what wrappers of modules put before it."""
+    for prefix in _PREFIXES:
+        name = name.removeprefix(prefix)
+    return name
 
 
 def _is_mapping(value: Any) -> bool:
@@ -103,7 +108,7 @@ def spec_of(
 
     Returns the spec with the names of each layer's tensors, and what was assumed: a state dict does
     not tell strides, padding and pooling. A known architecture of these shapes is taken first; else
-    no pooling or 2 x 2 max-pooling after each convolution is tried until the dense layers fit.
+    2 x 2 max-pooling is taken to follow those convolutions with which the dense layers fit.
 
     A normalisation belongs to the layer of its number with as many neurons ("bn2" to "conv2"), or
     to the one before it. With running statistics it is batch normalisation, without them layer
@@ -248,33 +253,52 @@ def _inferred(
     activation: str,
     image_size: tuple[int, int] | None,
 ) -> Layout:
-    """Try how convolutions may be pooled until all layers fit together."""
-    convolutions = sum(len(layer.shape) == 4 for layer in layers)
+    """With convolutions pooled such that all layers fit together."""
     for size in [image_size] if image_size else _SIZES:
-        for pattern in range(2**convolutions):
-            # from all pooled to none
-            pools = ["" if pattern >> i & 1 else "max" for i in range(convolutions)]
-            spec = _sequence(layers, pools, activation, size)
-            try:
-                sequential.output_sizes(spec)
-            except HyperJaxError as error:
-                problem = error
-                continue
-            assumed = [f"images of {size[0]} x {size[1]} pixels"]
-            if any(layer.norm for layer in layers):
-                assumed.append("normalisations before pooling and activation")
-            if convolutions:
-                pooled = [s.name for s in spec.layers if s.pool]
-                assumed += [
-                    "stride 1 and no padding",
-                    f"2 x 2 max-pooling after {pooled or 'none'}",
-                ]
-            return Layout(spec, names, tuple(assumed))
+        spec = _sequence(layers, _pools(layers, size), activation, size)
+        try:
+            sequential.output_sizes(spec)
+        except HyperJaxError as error:
+            problem = error
+            continue
+        assumed = [f"images of {size[0]} x {size[1]} pixels"]
+        if any(layer.norm for layer in layers):
+            assumed.append("normalisations before pooling and activation")
+        if spec.layers[0].kind == "conv":
+            pooled = [s.name for s in spec.layers if s.pool]
+            assumed += ["stride 1 and no padding", f"2 x 2 max-pooling after {pooled or 'none'}"]
+        return Layout(spec, names, tuple(assumed))
     raise HyperJaxError(
         f"no sequence of valid convolutions, with or without 2 x 2 max-pooling, has these shapes "
         f"for images of {size[0]} x {size[1]} pixels ({problem}); name the architecture, as cnn3 "
         "or module:function"
     )
+
+
+def _pools(layers: list[_Found], size: tuple[int, int]) -> list[str]:
+    """How each convolution is pooled so that the first dense layer gets as many inputs as it has:
+    of several ways that with the last convolutions pooled; if there is none, not at all.
+
+    Of all ways to the same size, one is followed: time is linear in the number of layers.
+    """
+    convolutions = [layer for layer in layers if len(layer.shape) == 4]
+    inputs = next((layer.shape[1] for layer in layers if len(layer.shape) == 2), 0)
+    ways, channels = {size: 0}, 0  # size -> bits of the convolutions that are not pooled
+    for place, layer in enumerate(convolutions):
+        channels, _, *window = layer.shape
+        found: dict[tuple[int, int], int] = {}
+        for pixels, way in ways.items():
+            rows, columns = (n - side + 1 for n, side in zip(pixels, window, strict=True))
+            for after, bits in (
+                ((rows // 2, columns // 2), way),
+                ((rows, columns), way | 1 << place),
+            ):
+                if min(after) > 0:
+                    found[after] = min(bits, found.get(after, bits))
+        ways = found
+    fitting = (way for pixels, way in ways.items() if channels * math.prod(pixels) == inputs)
+    way = min(fitting, default=-1)
+    return ["" if way >> place & 1 else "max" for place in range(len(convolutions))]
 
 
 def _sequence(
@@ -303,15 +327,22 @@ def to_vector(layout: Layout, state: Mapping[str, np.ndarray]) -> np.ndarray:
         if names:
             raise HyperJaxError(f"the state dict {word} {', '.join(sorted(names))}")
     blocks = []
-    for layer, names in zip(layout.spec.layers, layout.names, strict=True):
-        shapes = (layer.shape, *[layer.shape[:1]] * len(layer.values))
-        for name, shape in zip(names, shapes, strict=True):
-            if state[name].shape != shape:
-                raise HyperJaxError(
-                    f"tensor {name} has shape {list(state[name].shape)}; expected {list(shape)}"
-                )
-            blocks.append(np.asarray(state[name], np.float32).ravel())
+    for name, shape in shapes(layout).items():
+        if state[name].shape != shape:
+            raise HyperJaxError(
+                f"tensor {name} has shape {list(state[name].shape)}; expected {list(shape)}"
+            )
+        blocks.append(np.asarray(state[name], np.float32).ravel())
     return np.concatenate(blocks)
+
+
+def shapes(layout: Layout) -> dict[str, tuple[int, ...]]:
+    """Of all tensors, in the order of the vector."""
+    return {
+        name: layer.shape if place == 0 else layer.shape[:1]
+        for layer, names in zip(layout.spec.layers, layout.names, strict=True)
+        for place, name in enumerate(names)
+    }
 
 
 def to_state(layout: Layout, vector: np.ndarray) -> dict[str, np.ndarray]:

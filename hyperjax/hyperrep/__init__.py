@@ -7,6 +7,7 @@ from hyperjax.hyperrep.model import (
     HyperRep,
     Statistics,
     align,
+    align_zoo,
     bound,
     decode,
     encode,

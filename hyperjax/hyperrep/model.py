@@ -99,6 +99,26 @@ def align(hyperrep: HyperRep, networks: Zoo | Array) -> np.ndarray:
     return trajectories.reshape(vectors.shape)
 
 
+def align_zoo(hyperrep: HyperRep, networks: Zoo) -> Zoo:
+    """A zoo whose members are aligned as by `align`, with their second moments, if it has them: a
+    diagonal Fisher in the neuron order, the signs and the scales of the weights.
+
+    Raises HyperJaxError if they do not fit the architecture or are not finite.
+
+    >>> hj.align_zoo(hr, zoo).weights.shape
+    (4, 3, 2464)
+    """
+    if networks.second_moments is None or not hyperrep.config.data.align:
+        weights, moments = align(hyperrep, networks), networks.second_moments
+    else:
+        _check_layers(hyperrep, networks)
+        weights, moments = alignment.align_moments(
+            networks.spec, networks.weights, networks.second_moments, np.asarray(hyperrep.reference)
+        )
+    weights = weights.reshape(networks.weights.shape)
+    return dataclasses.replace(networks, weights=weights, second_moments=moments)
+
+
 def encode(hyperrep: HyperRep, networks: Zoo | Array, *, aligned: bool = False) -> Array:
     """Networks -> latents float32[..., latent]; of a VAE, the means of their posteriors.
 

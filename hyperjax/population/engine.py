@@ -325,6 +325,19 @@ def logits(engine: Engine, vectors: Array, images: Images) -> Array:
     return _over_members(engine, one)(vectors, images)
 
 
+def second_moments(engine: Engine, state: Members) -> Array:
+    """Adam's second moments float32[M, D], as they are: not divided by 1 - beta2^steps. Zero for
+    running statistics, which are no parameters.
+
+    Raises HyperJaxError for an optimiser that has none.
+    """
+    found = optax.tree_utils.tree_get(state.opt_state, "nu")
+    if found is None:
+        raise HyperJaxError(f"optimiser {engine.optimizer} has no second moments; adam has")
+    kept = _running_statistics(engine.spec)
+    return jnp.copy(found) if kept is None else jnp.where(kept[None], 0, found)
+
+
 # --- placement --------------------------------------------------------------------------
 
 

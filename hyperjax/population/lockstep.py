@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -27,6 +28,7 @@ class Recipe(NamedTuple):
     start: Array | None  # float32[M, D]: initial weights; None: initialise by the key
     info: dict[str, Any]
     tested: str = "every"  # snapshot has test metrics, or the "last" alone; others have NaN
+    moments: bool = False  # whether snapshots have Adam's second moments
 
 
 class Snapshot(NamedTuple):
@@ -36,6 +38,7 @@ class Snapshot(NamedTuple):
     step: int  # epochs done; 1 if nothing but the initial weights is wanted
     vectors: Array | None  # float32[M, D]; None: an epoch that the zoo does not keep
     metrics: Mapping[str, Array]  # float32[M] each
+    moments: Array | None = None  # float32[M, D]: Adam's second moments
 
 
 def start(
@@ -61,18 +64,22 @@ def train(
     if not done and 0 in recipe.epochs:
         untrained = engines.evaluate(task.engine, state.vectors, task.train)._asdict()
         step, tested = int(last == 0), recipe.tested == "every" or last == 0
-        yield state, measure(task, state, Snapshot(0, step, None, untrained), tested)
+        first = Snapshot(0, step, None, untrained)
+        yield state, measure(task, state, first, tested, recipe.moments)
     for epoch in range(done + 1, last + 1):
         state, running = engines.train_epoch(
             task.engine, state, hyper, task.train, recipe.key, jnp.int32(epoch)
         )
         trained = Snapshot(epoch, epoch, None, running)
         if epoch in recipe.epochs:
-            trained = measure(task, state, trained, recipe.tested == "every" or epoch == last)
+            tested = recipe.tested == "every" or epoch == last
+            trained = measure(task, state, trained, tested, recipe.moments)
         yield state, trained
 
 
-def measure(task: Task, state: Members, trained: Snapshot, tested: bool = True) -> Snapshot:
+def measure(
+    task: Task, state: Members, trained: Snapshot, tested: bool = True, moments: bool = False
+) -> Snapshot:
     """Start measuring the population after an epoch, of which training tells its part; nothing
     waits for the result. Not `tested`, it has NaN for its test metrics."""
     metrics = {f"train_{name}": trained.metrics[name] for name in ("loss", "accuracy")}
@@ -86,7 +93,8 @@ def measure(task: Task, state: Members, trained: Snapshot, tested: bool = True) 
         else:
             loss = accuracy = np.full(len(state.vectors), np.nan, np.float32)
         metrics |= {f"{part}_loss": loss, f"{part}_accuracy": accuracy}
-    return trained._replace(vectors=jnp.copy(state.vectors), metrics=metrics)
+    second = engines.second_moments(task.engine, state) if moments else None
+    return trained._replace(vectors=jnp.copy(state.vectors), metrics=metrics, moments=second)
 
 
 # --- in memory ----------------------------------------------------------------------------
@@ -109,8 +117,9 @@ def train_zoo(images: Any, config: ZooConfig, key: Key) -> Zoo:
     task = make_task(make_engine(config, spec), images)
     epochs = np.array(config.snapshots or range(config.epochs + 1), np.int32)
     recipe = Recipe(
-        np.arange(config.num_members), epochs, key, None, {"kind": "zoo"}, config.tested
-    )
+        np.arange(config.num_members), epochs, key, None, {"kind": "zoo"}, config.tested,
+        config.save_moments,
+    )  # fmt: skip
     return _collect(task, recipe, config.training)
 
 
@@ -167,7 +176,7 @@ def finetune(
     config = training if isinstance(training, ZooConfig) else ZooConfig(training=training)
     task = make_task(make_engine(config, spec), images)
     recipe = Recipe(np.arange(len(weights)), np.array(kept, np.int32), key, weights,
-                    {"kind": "finetuned"})  # fmt: skip
+                    {"kind": "finetuned"}, moments=config.save_moments)  # fmt: skip
     return _collect(task, recipe, config.training)
 
 
@@ -204,18 +213,19 @@ def _collect(task: Task, recipe: Recipe, training: TrainingConfig) -> Zoo:
     for begin in range(0, count, size):
         rows = np.arange(begin, min(begin + size, count))
         kept = [
-            distributed.fetch((snapshot.vectors, dict(snapshot.metrics)))
+            distributed.fetch((snapshot.vectors, dict(snapshot.metrics), snapshot.moments))
             for _, snapshot in train(task, recipe, *start(task, recipe, training, rows, size))
             if snapshot.vectors is not None
         ]
-        vectors = np.stack([v[: len(rows)] for v, _ in kept], axis=1)
-        metrics = {n: np.stack([m[n][: len(rows)] for _, m in kept], axis=1) for n in kept[0][1]}
-        parts.append((vectors, metrics))
+        parts.append(jax.tree.map(lambda *x: np.stack(x, axis=1), *kept))
+    # the last part is padded
+    vectors, metrics, moments = jax.tree.map(lambda *x: np.concatenate(x)[:count], *parts)
     return Zoo(
         spec=task.engine.spec,
-        weights=np.concatenate([vectors for vectors, _ in parts]),
+        weights=vectors,
         epochs=recipe.epochs,
         members=recipe.members,
-        metrics={n: np.concatenate([m[n] for _, m in parts]) for n in parts[0][1]},
+        metrics=metrics,
         info=recipe.info,
+        second_moments=moments,
     )

@@ -3,9 +3,10 @@
 import dataclasses
 import math
 import os
+import re
 import secrets
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,8 @@ import numpy as np
 
 from hyperjax import distributed
 from hyperjax.errors import HyperJaxError
+
+_PARTIAL = re.compile(r"\..+\.\d+\.[0-9a-f]{8}\.partial")
 
 
 def atomic_write(path: str | os.PathLike, *parts: bytes | memoryview) -> None:
@@ -41,6 +44,15 @@ def atomic_write(path: str | os.PathLike, *parts: bytes | memoryview) -> None:
             raise
     except OSError as error:
         raise HyperJaxError(f"cannot write {path}: {error.strerror or error}") from error
+
+
+def remove_partials(paths: Iterable[Path]) -> None:
+    """Remove those that `atomic_write` was writing when it was killed. The caller sees to it that
+    nobody writes there now."""
+    if distributed.is_writer():
+        for path in paths:
+            if _PARTIAL.fullmatch(path.name):
+                path.unlink(missing_ok=True)
 
 
 def remove(*paths: Path) -> None:

@@ -5,7 +5,6 @@ checkpoints/, zoo/, hyperrep/, samples/, populations/, report/.
 """
 
 import datetime
-import fcntl
 import functools
 import importlib.metadata
 import json
@@ -14,9 +13,8 @@ import platform
 import subprocess
 import sys
 import time
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +24,7 @@ import hyperjax
 from hyperjax import distributed
 from hyperjax.config import Config, differences, from_dict, to_dict
 from hyperjax.errors import HyperJaxError
+from hyperjax.store import files, lease
 from hyperjax.store.files import atomic_write, to_jsonable
 from hyperjax.store.upgrade import upgraded
 
@@ -33,6 +32,7 @@ MAY_DIFFER = (  # beginnings of the fields that do not change what train.py has 
     "data_dir", "checkpoint_seconds", "zoo.conv", "zoo.mapping", "zoo.chunk_size", "zoo.repair",
     "autoencoder.variants", "denoiser.", "samplers.", "evaluation.",
 )  # fmt: skip
+FOLDERS = ("zoo", "hyperrep", "denoiser", "samples", "populations", "scaling", "report")
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "scipy")
 
 
@@ -194,13 +194,10 @@ def log_metrics(workdir: Path, record: dict[str, Any]) -> None:
 
 def metrics_of(workdir: Path, stage: str) -> list[dict[str, Any]]:
     """The lines of that stage in metrics.jsonl."""
-    path, start = workdir / "metrics.jsonl", json.dumps({"stage": stage})[:-1]
-    lines = path.read_text().splitlines() if path.exists() else []
-    found = []
-    for line in lines:
-        with suppress(ValueError):  # one that a killed run was writing
-            found += [json.loads(line)] if line.startswith(start) else []
-    return found
+    path = workdir / "metrics.jsonl"
+    if not path.exists():
+        return []
+    return [record for record, _ in _records(path) if record.get("stage") == stage]
 
 
 def forget_metrics(workdir: Path, stage: str, after: int) -> None:
@@ -208,38 +205,31 @@ def forget_metrics(workdir: Path, stage: str, after: int) -> None:
     path = workdir / "metrics.jsonl"
     if not path.exists():
         return
-    kept = []
-    for line in path.read_text().splitlines():
-        try:
-            record = json.loads(line)
-        except ValueError:
-            continue  # the line that a killed run was writing
-        if record.get("stage") != stage or record.get("step", 0) <= after:
-            kept.append(line + "\n")
+    kept = [
+        line + "\n"
+        for record, line in _records(path)
+        if record.get("stage") != stage or record.get("step", 0) <= after
+    ]
     atomic_write(path, "".join(kept).encode())
 
 
-@contextmanager
-def lock(workdir: Path) -> Iterator[None]:
-    """Keep two commands from writing one folder at the same time.
-
-    Raises HyperJaxError if another command has the folder, or it cannot be written to. A file
-    system that knows no locks is used without one.
-    """
-    if not distributed.is_writer():
-        yield
-        return
-    try:
-        workdir.mkdir(parents=True, exist_ok=True)
-        file = open(workdir / ".lock", "w")  # noqa: SIM115 held for the whole run
-    except OSError as error:
-        raise HyperJaxError(f"cannot write to {workdir}: {error.strerror or error}") from error
-    with file:
+def _records(path: Path) -> Iterator[tuple[dict[str, Any], str]]:
+    """The lines of metrics.jsonl, without the one that a killed run was writing."""
+    for line in path.read_text().splitlines():
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise HyperJaxError(f"{workdir} is in use by another command") from error
-        except OSError as error:  # Lustre mounted without flock, some FUSE file systems
-            reason = f"the file system has no locks ({error.strerror or error})"
-            warnings.warn(f"{workdir}: {reason}; run one command at a time", stacklevel=2)
+            yield json.loads(line), line
+        except ValueError:
+            continue
+
+
+@contextmanager
+def lock(workdir: Path, wait: float = 0.0, say: Callable[[str], None] = print) -> Iterator[None]:
+    """Keep two commands from writing one folder at the same time: for `wait` seconds at most the
+    second one waits for the first. What a killed command was writing is removed.
+
+    Raises HyperJaxError, naming the command that has the folder, or if it cannot be written to.
+    """
+    with lease.held(workdir / ".lease", workdir, command_line(), wait=wait, say=say):
+        for part in ("*", *(f"{name}/*" for name in FOLDERS), "report/*/*"):
+            files.remove_partials(workdir.glob(part))
         yield

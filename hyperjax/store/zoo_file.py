@@ -1,10 +1,10 @@
 """Zoos and populations on disk: one safetensors file, memory-mapped.
 
 Tensors: `weights` float32[M, E, D], `members` int64[M], `epochs` int32[E], one float32[M, E] per
-metric, and `latents` float32[M, Z] of samples; and of each of them, `x`, `checksums/x` uint32[M],
-CRC-32 by member (of `epochs` uint32[1]). The header's metadata hold the schema's version, the
-WeightSpec, the info (data set, hyper-parameters, seeds) and the header's own checksum. Any
-safetensors reader can open it.
+metric, `latents` float32[M, Z] of samples, and `second_moments` float32[M, E, D] where they were
+kept; and of each of them, `x`, `checksums/x` uint32[M], CRC-32 by member (of `epochs` uint32[1]).
+The header's metadata hold the schema's version, the WeightSpec, the info (data set,
+hyper-parameters, seeds) and the header's own checksum. Any safetensors reader can open it.
 
 A file is allocated first and filled in place while a population trains, so that neither
 writing nor reading ever needs a second copy in memory; members are sealed, that is, get their
@@ -69,6 +69,8 @@ def _tensors(zoo: Zoo) -> dict[str, tuple[np.ndarray, str]]:
     arrays = {"members": (zoo.members, "<i8"), "epochs": (zoo.epochs, "<i4")}
     arrays |= {f"metrics/{name}": (values, "<f4") for name, values in zoo.metrics.items()}
     arrays |= {} if zoo.latents is None else {"latents": (zoo.latents, "<f4")}
+    moments = zoo.second_moments
+    arrays |= {} if moments is None else {"second_moments": (moments, "<f4")}
     return arrays | {"weights": (zoo.weights, "<f4")}
 
 
@@ -84,13 +86,20 @@ def _layout(zoo: Zoo) -> dict[str, tuple[np.ndarray, str]]:
 
 
 def allocate(
-    path: Path, spec: WeightSpec, members: Array, epochs: Array, info: dict[str, Any]
+    path: Path,
+    spec: WeightSpec,
+    members: Array,
+    epochs: Array,
+    info: dict[str, Any],
+    *,
+    moments: bool = False,
 ) -> Zoo:
-    """Create a file of full size, filled with zeros, and map it for writing.
+    """Create a file of full size, filled with zeros, and map it for writing; with second moments,
+    if asked.
 
     Raises HyperJaxError if the disk cannot hold it: better now than in the middle of a run.
     """
-    head, size = _header(_blank(spec, members, epochs, info))
+    head, size = _header(_blank(spec, members, epochs, info, moments))
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with open(path, "wb") as file:
@@ -112,12 +121,15 @@ def allocate(
     return zoo
 
 
-def _blank(spec: WeightSpec, members: Array, epochs: Array, info: dict[str, Any]) -> Zoo:
+def _blank(
+    spec: WeightSpec, members: Array, epochs: Array, info: dict[str, Any], moments: bool
+) -> Zoo:
     """A zoo of zeros, without their memory."""
     zero, shape = np.zeros((), np.float32), (len(members), len(epochs))
     metrics = {name: np.broadcast_to(zero, shape) for name in METRICS}
     vectors = np.broadcast_to(zero, (*shape, spec.num_params))
-    return Zoo(spec, vectors, epochs, members, metrics, info)
+    second_moments = vectors if moments else None
+    return Zoo(spec, vectors, epochs, members, metrics, info, second_moments=second_moments)
 
 
 def seal(zoo: Zoo, rows: Iterable[int] | None = None, names: Collection[str] = ()) -> None:
@@ -177,10 +189,16 @@ def damage(path: str | Path, found: dict[str, np.ndarray]) -> HyperJaxError:
 
 
 def restore_frame(
-    path: Path, spec: WeightSpec, members: Array, epochs: Array, info: dict[str, Any]
+    path: Path,
+    spec: WeightSpec,
+    members: Array,
+    epochs: Array,
+    info: dict[str, Any],
+    *,
+    moments: bool = False,
 ) -> None:
     """Give a damaged file the header and the size that `allocate` gave it; its data stay."""
-    head, size = _header(_blank(spec, members, epochs, info))
+    head, size = _header(_blank(spec, members, epochs, info, moments))
     with open(path, "rb+") as file:
         file.write(head)
         file.truncate(len(head) + size)
@@ -241,6 +259,7 @@ def read(path: str | Path, *, writable: bool = False) -> Zoo:
             metrics=metrics,
             info=json.loads(meta["info"]),
             latents=arrays.get("latents"),
+            second_moments=arrays.get("second_moments"),
         )
     except (KeyError, TypeError, ValueError) as error:
         raise HyperJaxError(f"{path}: damaged header: {error!r}") from error

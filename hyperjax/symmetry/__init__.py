@@ -5,6 +5,7 @@ from hyperjax.symmetry.group import (
     Transform,
     apply,
     compose,
+    for_moments,
     identity,
     input_blocks,
     invert,

@@ -94,6 +94,20 @@ def align_trajectories(spec: WeightSpec, trajectories: Array, reference: Array) 
     return aligned
 
 
+def align_moments(
+    spec: WeightSpec, trajectories: Array, moments: Array, reference: Array
+) -> tuple[np.ndarray, np.ndarray]:
+    """`align_trajectories`, and the second moments float32[M, E, D] of the same networks as they
+    go with it (`symmetry.for_moments`)."""
+    aligned = np.empty(np.shape(trajectories), np.float32)
+    moved = np.empty_like(aligned)
+    for block in blocks(len(aligned), _BLOCK):
+        _, transform = align(spec, trajectories[block, -1], reference)
+        aligned[block] = transformed(spec, transform, trajectories[block])
+        moved[block] = transformed(spec, symmetry.for_moments(transform), moments[block])
+    return aligned, moved
+
+
 def blocks(count: int, size: int) -> Iterator[slice]:
     """Consecutive parts of `count` things, of at most `size` each."""
     return (slice(begin, min(begin + size, count)) for begin in range(0, count, size))

@@ -144,6 +144,15 @@ def apply(spec: WeightSpec, transform: Transform, vectors: Array) -> Array:
     return jnp.take_along_axis(vectors, index, axis=-1) * scale
 
 
+def for_moments(transform: Transform) -> Transform:
+    """The transform of squared gradients, per weight: of second moments, or a diagonal Fisher.
+
+    Where `apply` multiplies a weight by a, it divides the loss's gradient by a: squares follow
+    permutations, know no signs, and take the inverse squares of positive scales.
+    """
+    return transform._replace(scales=tuple(scale**-2 for scale in transform.scales))
+
+
 def invert(transform: Transform) -> Transform:
     """The transform that undoes `transform`."""
     permutations = tuple(jnp.argsort(p, axis=-1) for p in transform.permutations)

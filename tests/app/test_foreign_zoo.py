@@ -1,5 +1,6 @@
 """Networks that were trained elsewhere through the whole product, as a user calls it."""
 
+import dataclasses
 import re
 import shlex
 import shutil
@@ -8,12 +9,14 @@ from types import SimpleNamespace
 import jax
 import numpy as np
 import pytest
-from exchange_cases import zoo_of
+from exchange_cases import moments_of, zoo_of
 from script_calls import ROOT, call
 
 import hyperjax as hj
-from hyperjax.config import TrainingConfig, ZooConfig
+from hyperjax.app import foreign_zoo
+from hyperjax.config import Config, TrainingConfig, ZooConfig
 from hyperjax.data.images import load_images
+from hyperjax.errors import HyperJaxError
 from hyperjax.exchange import export, sources
 from hyperjax.store import zoo_file
 
@@ -147,3 +150,19 @@ def test_rows_of_a_zoo_are_exported(env, tmp_path):
     assert refused.returncode == 2
     assert "rows 0 to 2" in refused.stderr
     assert "torch" in done(env, *COMMAND, "export", "--list")
+
+
+def test_second_moments_come_along(tmp_path):
+    """Of networks of others and of a zoo file; one that has none is refused."""
+    spec = hj.architecture("mlp", channels=1, activation="relu", image_size=(28, 28))
+    zoo = moments_of(zoo_of(spec, 3))
+    export.export(zoo, tmp_path / "ray", "ray")
+    zoo_file.write(tmp_path / "kept.safetensors", zoo)
+    for name in ("ray", "kept.safetensors"):
+        settings = ZooConfig(path=str(tmp_path / name), activation="relu", save_moments=True)
+        config = Config(zoo=dataclasses.replace(settings, model=""))
+        found = foreign_zoo.make_zoo(config, tmp_path / f"{name}.made")
+        np.testing.assert_array_equal(found.second_moments, zoo.second_moments)
+    zoo_file.write(tmp_path / "kept.safetensors", dataclasses.replace(zoo, second_moments=None))
+    with pytest.raises(HyperJaxError, match=r"zoo\.save_moments: .*kept\.safetensors has none"):
+        foreign_zoo.make_zoo(config, tmp_path / "other.made")

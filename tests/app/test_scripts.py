@@ -98,13 +98,7 @@ TIMES = re.compile(r"\d{4}-\d\d-\d\d[ T]\d\d:\d\d(:\d\d\+00:00)?|\d+ s\b")
 
 def content(path: Path, folder: Path):
     """A file's bytes; those of a record without times, seconds and the name of the workdir."""
-    if path.name not in (
-        "manifest.json",
-        "metrics.jsonl",
-        "index.html",
-        "run.json",
-        "section.json",
-    ):
+    if path.name not in RECORDS:
         return path.read_bytes()
     text = TIMES.sub("TIME", path.read_text().replace(str(folder), "FOLDER"))
     return re.sub(r'"(seconds|zoo|denoiser|hyperrep/\w+)": [\d.]+', r'"\1": TIME', text)
@@ -116,16 +110,19 @@ def test_equal_runs_leave_equal_files(env, trained, tmp_path):
     shutil.copytree(trained, one)
     text = (one / "manifest.json").read_text().replace(str(trained), str(one))
     (one / "manifest.json").write_text(text)
-    commands = (
-        ("train.py", CONFIG, "--workdir={w}", "--config.denoiser.training.steps=6"),
-        ("sample.py", "--workdir={w}", "--sampler=joint", "--num_samples=3"),
-        ("evaluate.py", "--workdir={w}", "--experiments=fig2,fig4,tab1", "--samplers=kde,average"),
-    )
-    for folder, seed, own in ((one, "1", commands[1:]), (other, "2", commands)):
-        for command in own:  # as the fixture's, word for word: the manifest has them
-            done = call(
-                env | {"PYTHONHASHSEED": seed}, *(word.format(w=folder) for word in command)
-            )
+    train = ("train.py", CONFIG, "--config.denoiser.training.steps=6")
+    for folder, seed, commands in (
+        (one, "1", ()),
+        (other, "2", (train,)),
+    ):
+        for command in (
+            *commands,
+            ("sample.py", "--sampler=joint", "--num_samples=3"),
+            ("evaluate.py", "--experiments=fig2,fig4,tab1", "--samplers=kde30,average"),
+        ):
+            start, rest = command[:2], command[2:]  # flags in the order of the fixture's
+            where = f"--workdir={folder}"
+            done = call(env | {"PYTHONHASHSEED": seed}, *start, where, *rest)
             assert done.returncode == 0, done.stderr
     names = [
         {path.relative_to(folder) for path in folder.rglob("*") if path.name != ".lock"}
@@ -422,7 +419,7 @@ def test_nothing_is_drawn_before_the_folder_is_held(env, trained):
         done = call(env, "sample.py", f"--workdir={trained}", "--sampler=uniform",
                     "--num_samples=7")  # fmt: skip
     assert done.returncode == 2
-    assert "is in use by another command" in done.stderr
+    assert "is in use by process" in done.stderr
     assert not list((trained / "samples").glob("uniform-*"))
 
 

@@ -4,11 +4,13 @@ import jax
 import numpy as np
 import pytest
 from exchange_cases import CNN, DROPOUT, MLP, PLAIN, TORCH, UNTERTHINER, zoo_of
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 import hyperjax as hj
 from hyperjax.errors import HyperJaxError
 from hyperjax.exchange import state_dict, torch_file
-from hyperjax.models import architectures
+from hyperjax.models import architectures, sequential
 from hyperjax.models.architectures import architecture
 from hyperjax.weights import LayerSpec
 
@@ -79,6 +81,59 @@ def test_pooling_is_tried_until_the_dense_layer_fits():
         hj.spec_of(state_of(spec)[1], activation="relu", image_size=(15, 19))
 
 
+def convolutions(windows, inputs, channels=2):
+    """Layers of a state dict; windows of one channel or two in, two out."""
+    shapes = [(channels, 1 if not i else channels, *w) for i, w in enumerate(windows)]
+    return {f"{i}.weight": np.zeros(s) for i, s in enumerate([*shapes, (3, inputs)])}
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(st.tuples(st.integers(1, 3), st.integers(1, 3)), min_size=1, max_size=6),
+    st.tuples(st.integers(8, 17), st.integers(8, 17)),
+    st.integers(0, 63),
+)
+def test_pooling_is_what_trying_every_way_finds(windows, size, drawn):
+    """Last convolutions first, counting up which are not pooled."""
+
+    def spec(way):
+        layers = [
+            LayerSpec(f"conv{i + 1}", "conv", (2, 1 if not i else 2, *w), bias=False,
+                      pool="" if way >> i & 1 else "max")
+            for i, w in enumerate(windows)
+        ]  # fmt: skip
+        head = LayerSpec("fc1", "dense", (3, inputs), bias=False)
+        return hj.WeightSpec((*layers, head), "relu", size)
+
+    rows, columns = size
+    for i, (down, across) in enumerate(windows):
+        rows, columns = rows - down + 1, columns - across + 1
+        if not drawn >> i & 1:
+            rows, columns = rows // 2, columns // 2
+    inputs = max(1, 2 * rows * columns)
+    expected = None
+    for way in range(2 ** len(windows)):
+        try:
+            sequential.output_sizes(spec(way))
+        except HyperJaxError:
+            continue
+        expected = spec(way)
+        break
+    known = {"activation": "relu", "image_size": size}
+    if expected is None:
+        with pytest.raises(HyperJaxError, match="no sequence of valid convolutions"):
+            hj.spec_of(convolutions(windows, inputs), **known)
+    else:
+        assert hj.spec_of(convolutions(windows, inputs), **known).spec == expected
+
+
+def test_many_convolutions_take_no_longer():
+    """2^40 ways, of which trying each would take years."""
+    state = convolutions([(1, 1)] * 40, 2 * 7 * 7)
+    found = hj.spec_of(state, activation="relu", image_size=(28, 28)).spec
+    assert [layer.name for layer in found.layers if layer.pool] == ["conv39", "conv40"]
+
+
 def test_what_is_no_sequence_is_named():
     _, state = state_of(MLP)
     for more, message in (
@@ -135,8 +190,8 @@ def test_normalised_networks_of_ours_are_recognised():
     spec = hj.WeightSpec(layers, "relu", (8, 8))
     layout, state = state_of(spec)
     vector = state_dict.to_vector(layout, state)
-    for given in (state, hj.unflatten(spec, vector)):
-        found = hj.spec_of(given, activation="relu", image_size=(8, 8))
+    for tensors in (state, hj.unflatten(spec, vector)):
+        found = hj.spec_of(tensors, activation="relu", image_size=(8, 8))
         assert found.spec == spec
     assert found.names == layout.names
 

@@ -182,14 +182,14 @@ def test_archives_that_grow_are_refused():
 def test_damaged_files_end_in_one_error_or_change_nothing(name):
     data = (TORCH / name).read_bytes()
     expected, refused = describe(read_bytes(data)), 0
-    for seed in range(100):
+    for seed in range(200):
         try:
             found = describe(read_bytes(corrupted(data, seed)))
         except HyperJaxError as error:
             refused += str(error).startswith("file.pt: ")
         else:  # padding, or names within the archive
             assert found == expected
-    assert refused > 50
+    assert refused > 100
 
 
 def describe(found):

@@ -34,6 +34,30 @@ def published_cnn(seed: int, dropout: float) -> nn.Module:
     return net
 
 
+def stepped(named: bool) -> tuple[dict, dict]:
+    """A checkpoint after three steps of Adam, of a network with buffers, and its second moments by
+    name; its optimiser numbers the parameters in their order, or has two groups with names."""
+    torch.manual_seed(5)
+    net = nn.Sequential(
+        nn.Flatten(), nn.Linear(12, 5), nn.BatchNorm1d(5), nn.ReLU(), nn.Linear(5, 3)
+    )
+    parameters = dict(net.named_parameters())
+    groups = [
+        {"params": [(k, v) for k, v in parameters.items() if (v.ndim == 2) == whole]}
+        for whole in (False, True)
+    ]
+    adam = torch.optim.Adam(groups if named else net.parameters(), lr=1e-2)
+    for _ in range(3):
+        adam.zero_grad()
+        nn.functional.cross_entropy(net(torch.randn(8, 12)), torch.randint(3, (8,))).backward()
+        adam.step()
+    moments = {k: adam.state[v]["exp_avg_sq"].flatten().tolist() for k, v in parameters.items()}
+    return {
+        "model_state_dict": net.state_dict(),
+        "optimizer_state_dict": adam.state_dict(),
+    }, moments
+
+
 class ModelDatasetBase:
     """As the published class of that name: pickled with its module's name."""
 
@@ -78,6 +102,9 @@ def main() -> None:
     images = torch.linspace(-1, 1, 24).reshape(2, 1, 4, 3)
     expected = {k: v.flatten().tolist() for k, v in state.items()}
     expected = {"state": expected, "logits": mlp(0)(images).tolist()}
+    for name in ("adam", "adam_groups"):
+        checkpoint, expected[name] = stepped(named=name == "adam_groups")
+        torch.save(checkpoint, FOLDER / f"{name}.pt")
     (FOLDER / "expected.json").write_text(json.dumps(expected))
 
 

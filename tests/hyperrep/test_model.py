@@ -145,6 +145,25 @@ def test_a_zoos_rows_are_members_first_each_aligned_by_its_last_snapshot(model):
     np.testing.assert_allclose(same, expected, atol=1e-5)
 
 
+def test_a_zoo_is_aligned_with_its_second_moments(model):
+    """Both are ordered as one; of weights as large as their moments, squares stay squares."""
+    zoo = make_zoo(disguised(near(model.reference, 5))[:, None])
+    kept = dataclasses.replace(zoo, second_moments=np.square(zoo.weights))
+    expected = hyperrep.align(model, zoo)
+    found = hyperrep.align_zoo(model, kept)
+    np.testing.assert_array_equal(found.weights[:, 0], expected)
+    # of an odd activation: a transform of signs, which squares do not know
+    np.testing.assert_allclose(found.second_moments[:, 0], np.square(expected), rtol=1e-6)
+    assert np.abs(found.second_moments - kept.second_moments).max() > 1e-2
+    alone = hyperrep.align_zoo(model, zoo)
+    np.testing.assert_array_equal(alone.weights, found.weights)
+    assert alone.second_moments is None
+    plain = dataclasses.replace(model, config=changed(TINY, data={"align": False}))
+    np.testing.assert_array_equal(
+        hyperrep.align_zoo(plain, kept).second_moments, kept.second_moments
+    )
+
+
 @pytest.mark.parametrize("lead", [(), (1,), (2, 3), (3, 1, 2)])
 def test_any_leading_axes(model, lead):
     count = int(np.prod(lead))

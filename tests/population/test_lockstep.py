@@ -18,14 +18,16 @@ from population_cases import (
     random_vectors,
 )
 
-from hyperjax import population
+from hyperjax import population, weights
 from hyperjax.app.train_population import make_population
 from hyperjax.config import Config, ZooConfig
 from hyperjax.errors import HyperJaxError
 from hyperjax.models import variants
 from hyperjax.models.architectures import zoo_cnn_spec
+from hyperjax.population import engine as engines
 from hyperjax.population import evaluation, lockstep
 from hyperjax.population.lockstep import Recipe
+from hyperjax.weights import LayerSpec, WeightSpec
 from hyperjax.zoo import Zoo
 
 KEY = jax.random.key(4)
@@ -58,6 +60,44 @@ def test_a_zoo_in_memory_equals_the_one_in_a_file(zoo, tmp_path):
     assert zoo.metrics.keys() == in_file.metrics.keys() == METRICS
     assert_same_zoo(zoo, in_file)
     assert zoo.info == in_file.info
+
+
+def test_second_moments_are_those_of_adam():
+    """Against the recursion, in NumPy, on gradients of one batch an epoch; in parts as at once."""
+    training = dataclasses.replace(TRAINING, batch_size=len(TRAIN.labels))
+    config = dataclasses.replace(ZOO, num_members=3, training=training, save_moments=True)
+    found = lockstep.train_zoo(TRAIN, config, KEY)
+    images = np.asarray(engines.normalize(TRAIN, np.arange(23)))
+    apply, expected = evaluation.network(SPEC).apply, np.zeros((3, SPEC.num_params))
+
+    @jax.vmap
+    @jax.grad
+    def gradients(vector):
+        losses = jax.nn.log_softmax(apply(vector, images))[np.arange(23), TRAIN.labels]
+        return -losses.mean() + training.weight_decay / 2 * jnp.sum(vector**2)
+
+    assert not found.second_moments[:, 0].any()
+    for epoch in (1, 2):
+        gradient = np.asarray(gradients(jnp.asarray(found.weights[:, epoch - 1])), np.float64)
+        expected = 0.999 * expected + 0.001 * gradient**2
+        np.testing.assert_allclose(found.second_moments[:, epoch], expected, rtol=1e-3, atol=1e-12)
+    some = found.select([2, 0], epoch=[1, 2])
+    np.testing.assert_array_equal(some.second_moments, found.second_moments[[2, 0], 1:])
+    sgd = dataclasses.replace(training, optimizer="sgd")
+    with pytest.raises(HyperJaxError, match="sgd has no second moments"):
+        lockstep.train_zoo(TRAIN, dataclasses.replace(config, training=sgd), KEY)
+
+
+def test_running_statistics_have_no_second_moments():
+    """Though the decay of Adam's weights is part of what it squares."""
+    layers = (LayerSpec("a", "dense", (4, 784), norm="batch"), LayerSpec("b", "dense", (10, 4)))
+    spec = WeightSpec(layers, "tanh")
+    config = dataclasses.replace(ZOO, save_moments=True)
+    start = np.float32(np.random.default_rng(0).random((2, spec.num_params)))
+    found = lockstep.finetune(start, TRAIN, config, epochs=1, key=KEY, spec=spec)
+    tokens = weights.unflatten(spec, found.second_moments)["a"]
+    assert not np.concatenate([tokens["mean"], tokens["var"]]).any()
+    assert (np.asarray(tokens["scale"])[:, 1] > 0).all()
 
 
 def test_a_zoo_equals_a_loop_over_its_epochs(zoo):

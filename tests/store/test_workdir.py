@@ -1,8 +1,6 @@
 """The working directory: claims, differences, manifests, metrics, locks; foreign autoencoders."""
 
 import dataclasses
-import errno
-import fcntl
 import json
 import re
 import shutil
@@ -83,29 +81,22 @@ def test_two_commands_do_not_share_a_folder(tmp_path):
         pass
 
 
-def refuse_locks(monkeypatch, error):
-    def flock(*_):
-        raise error
-
-    monkeypatch.setattr(fcntl, "flock", flock)
-
-
-@pytest.mark.parametrize("number", [errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP])
-def test_a_file_system_without_locks_is_used_with_a_warning(tmp_path, monkeypatch, number):
-    refuse_locks(monkeypatch, OSError(number, "Function not implemented"))
-    went_on = False
-    with (
-        pytest.warns(UserWarning, match=rf"{tmp_path}.*no locks \(Function not.* one command"),
-        workdir.lock(tmp_path),
-    ):
-        went_on = True
-    assert went_on
+def test_what_a_killed_command_was_writing_is_removed_by_the_next(tmp_path):
+    """And nothing else: a zoo that is not finished is gone on with."""
+    strays = [tmp_path / f"{folder}.manifest.json.12.0123abcd.partial"
+              for folder in ("", "zoo/", "report/", "report/tab1/")]  # fmt: skip
+    kept = [tmp_path / name for name in ("zoo/zoo.partial", "zoo/.hidden", "mine.partial")]
+    for path in strays + kept:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("")
+    with workdir.lock(tmp_path):
+        assert not any(path.exists() for path in strays)
+        assert all(path.exists() for path in kept)
 
 
-def test_a_lock_of_another_command_is_no_warning(tmp_path, monkeypatch):
-    refuse_locks(monkeypatch, BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable"))
-    with pytest.raises(HyperJaxError, match=r"in use by another command"), workdir.lock(tmp_path):
-        pytest.fail("went on in a folder that is in use")
+def test_a_line_that_a_killed_run_was_writing_is_no_record(tmp_path):
+    (tmp_path / "metrics.jsonl").write_text('{"stage": "zoo", "init_corr')
+    assert not workdir.metrics_of(tmp_path, "zoo")
 
 
 # --- the manifest -----------------------------------------------------------------------------

@@ -67,6 +67,27 @@ def test_round_trip(path, zoo):
     assert os.listdir(path.parent) == [path.name]
 
 
+def test_second_moments(tmp_path, zoo):
+    """Beside the weights where they are kept; other files know nothing of them."""
+    moments = np.random.default_rng(3).random(zoo.weights.shape, np.float32)
+    kept, path = dataclasses.replace(zoo, second_moments=moments), tmp_path / "kept"
+    zoo_file.write(path, kept)
+    found = zoo_file.read(path)
+    assert_same(found, zoo)
+    np.testing.assert_array_equal(found.second_moments, moments)
+    assert safetensors.numpy.load_file(path)["second_moments"].shape == (5, 3, 9)
+    partial = tmp_path / "partial"
+    mapped = zoo_file.allocate(partial, SPEC, zoo.members, zoo.epochs, INFO, moments=True)
+    mapped.weights[:], mapped.second_moments[:] = zoo.weights, moments
+    for name, values in zoo.metrics.items():
+        mapped.metrics[name][:] = values
+    zoo_file.seal(mapped)
+    zoo_file.flush(mapped)
+    assert partial.read_bytes() == path.read_bytes()
+    with pytest.raises(HyperJaxError, match=r"second moments have shape \(5, 3, 8\), expected"):
+        dataclasses.replace(zoo, second_moments=moments[..., :8])
+
+
 def test_other_dtypes_and_layouts_are_converted(tmp_path, zoo):
     path = tmp_path / "new" / "zoo"
     turned = np.asfortranarray(zoo.weights.astype(np.float64))

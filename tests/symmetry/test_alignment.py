@@ -3,12 +3,14 @@ import itertools
 import hypothesis
 import hypothesis.strategies as st
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from hyperjax import symmetry
 from hyperjax.errors import HyperJaxError
 from hyperjax.models.architectures import zoo_cnn_spec
+from hyperjax.population import evaluation
 from hyperjax.symmetry import Transform, alignment
 from hyperjax.weights import LayerSpec, WeightSpec, split_layer
 
@@ -265,3 +267,41 @@ def test_errors_say_what_is_wrong():
     vectors[1, 5] = np.nan
     with pytest.raises(HyperJaxError, match="finite"):
         alignment.align(spec, vectors, vectors[0])
+
+
+def fisher(spec, vectors, seed):
+    """Mean squared gradients float32[N, D] of the losses of single examples, the same for all."""
+    rng = np.random.default_rng(seed)
+    images = rng.normal(size=(12, *spec.image_size, spec.channels)).astype(np.float32)
+    labels, apply_fn = rng.integers(0, spec.num_classes, 12), evaluation.network(spec).apply
+
+    def loss(vector, image, label):
+        return -jax.nn.log_softmax(apply_fn(vector, image[None])[0])[label]
+
+    each = jax.vmap(jax.grad(loss), (None, 0, 0))
+    return np.asarray(
+        jax.jit(jax.vmap(lambda v: jnp.square(each(v, images, labels)).mean(0)))(vectors)
+    )
+
+
+@pytest.mark.parametrize("activation", ["tanh", "relu"])
+def test_second_moments_go_with_the_weights(activation):
+    """Squared gradients of disguised networks, aligned, are those of the networks themselves."""
+    first, third = LayerSpec("conv1", "conv", (3, 2, 3, 3)), LayerSpec("fc1", "dense", (5, 100))
+    layers = (first, TINY[1], third, TINY[3])
+    spec = WeightSpec(layers, activation, (8, 8))
+    truth = balanced(spec, random_vectors(spec, 3, 2))
+    moved = disguise(spec, truth, 4)
+    assert np.abs(moved - truth).max() > 0.1
+    wanted, moments = fisher(spec, truth, 5), fisher(spec, moved, 5)
+    for row in range(2):
+        steps = np.stack([moved[row] / 2, moved[row]])[None]
+        aligned, found = alignment.align_moments(
+            spec, steps, np.stack([2 * moments[row], moments[row]])[None], truth[row]
+        )
+        np.testing.assert_allclose(aligned[0, 1], truth[row], atol=1e-5)
+        np.testing.assert_allclose(found[0, 1], wanted[row], rtol=1e-3, atol=1e-6)
+        np.testing.assert_allclose(found[0, 0], 2 * wanted[row], rtol=1e-3, atol=1e-6)
+        np.testing.assert_array_equal(
+            aligned, alignment.align_trajectories(spec, steps, truth[row])
+        )

@@ -1,0 +1,31 @@
+"""A few kills of the cheapest command; `make chaos` has the others, and many more."""
+
+import subprocess
+import sys
+
+import chaos
+from script_calls import ROOT, SLOW
+
+
+def test_an_import_that_is_killed_gives_the_same_file(env, tmp_path):
+    command = [sys.executable, "tests/chaos.py", f"--workdir={tmp_path}", "--stage=import",
+               "--kills=3"]  # fmt: skip
+    done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=SLOW)
+    assert done.returncode == 0, done.stdout + done.stderr
+    for number in chaos.SIGNALS:
+        assert f"import    {number.name:8}     1      1            0          0            0" in (
+            done.stdout
+        )
+
+
+def test_differences_and_files_left_over_are_found(tmp_path):
+    folders = [tmp_path / "one", tmp_path / "other"]
+    for folder in folders:
+        folder.mkdir()
+        (folder / "manifest.json").write_text('[{"status": "running"}, {"status": "done"}]')
+        (folder / "run.json").write_text(f'{{"folder": "{folder}", "time": "2026-01-02T03:04:05"}}')
+    assert chaos.compare(*folders) == ([], [])
+    (folders[0] / "run.json").write_text('{"folder": ""}')
+    (folders[0] / "lacking").write_text("")
+    (folders[1] / ".x.1.0123abcd.partial").write_text("")
+    assert chaos.compare(*folders) == (["lacking", "run.json"], [".x.1.0123abcd.partial"])
