@@ -110,20 +110,21 @@ def test_damaged_members_are_trained_again_to_the_bit(
     make_population(path, recipe(5, k=1), config, task, "a")
     whole = path.read_bytes()
     changed(path, [1, 4])
-    changed(path, [2], "val_loss")
-    with pytest.raises(HyperJaxError, match=r"val_loss of the members in rows 2; weights .* 1, 4;"):
+    changed(path, [4], "val_loss")
+    with pytest.raises(HyperJaxError, match=r"val_loss of the members in rows 4; weights .* 1, 4;"):
         make_population(path, recipe(5, k=1), config, task, "a")
     trained, train = [], lockstep.train
 
     def counting(task, recipe, state, hyper, done=0):
-        trained.append(np.unique(hyper.ids).tolist())
+        trained.append((np.unique(hyper.ids).tolist(), len(hyper.ids)))
         return train(task, recipe, state, hyper, done)
 
     monkeypatch.setattr(lockstep, "train", counting)
     repair_population(path, recipe(5, k=1), config, task, "a")
-    assert trained == [[1, 2, 4]]
+    # at once, in the program of three that trained them, whose bits may be others than of two
+    assert trained == [([1, 4], 2 if mapping == "map" else 3)]
     assert path.read_bytes() == whole
-    assert "trained members in rows 1 to 2, 4 anew\n" in capsys.readouterr().out
+    assert "trained members in rows 1, 4 anew\n" in capsys.readouterr().out
     repair_population(path, recipe(5, k=1), config, task, "a")
     assert "is whole" in capsys.readouterr().out
     assert len(trained) == 1
