@@ -41,7 +41,7 @@ def resolved(config: Config, made: Path) -> Config:
     return override(config, {"autoencoder.data.epochs_seen": tuple(epochs[-_LAST:])})
 
 
-def make_zoo(config: Config, path: Path, images: ImageData | None) -> Zoo:
+def make_zoo(config: Config, path: Path, images: ImageData | None = None) -> Zoo:
     """Copy or import the zoo into the file `path`, unless it is there, and write the accuracies on
     the images that it lacks."""
     if not path.exists():

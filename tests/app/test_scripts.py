@@ -87,7 +87,8 @@ def test_train_writes_a_workdir(trained):
 
 
 def test_finished_workdir_says_so(env, trained):
-    again = call(env, "train.py", CONFIG, f"--workdir={trained}")
+    command = "train.py", CONFIG, f"--workdir={trained}", "--config.denoiser.training.steps=6"
+    again = call(env, *command)
     assert again.returncode == 0
     assert "is finished: nothing to train" in again.stdout
 
@@ -382,7 +383,12 @@ def test_settings_of_samplers_and_evaluation_belong_to_the_scripts(env, trained)
     for population in drawn:
         assert population.latents.shape == (3, 8)
         assert population.info["decoder"] == digest
-        assert {"commit", "versions", "command"} <= population.info["run"].keys()
+        assert {"commit", "versions"} <= population.info["run"].keys()
+    # the commands that drew them are in the manifest alone: files are a function of their content
+    commands = {Path(entry.get("output", "")).name: entry["command"]
+                for entry in workdir.read_manifest(trained)}  # fmt: skip
+    for path in (trained / "samples").glob("joint-lwln-n3-*"):
+        assert "--sampler=joint" in commands[path.name]
     done = call(env, "evaluate.py", f"--workdir={trained}", "--experiments=fig3",
                 "--config.evaluation.points=2")  # fmt: skip
     assert done.returncode == 0, done.stderr
