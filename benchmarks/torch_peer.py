@@ -51,10 +51,10 @@ def data(name: str, images: int, channels_last: bool = False) -> tuple[torch.Ten
     return x, torch.randint(0, 10, (images,))
 
 
-def train_alone(net: str, form: str, batch: int, images: int) -> Callable[[], None]:
+def train_alone(name: str, form: str, batch: int, images: int) -> Callable[[], None]:
     """One epoch of one model."""
-    x, y = data(net, images, form == "channels_last")
-    net = make_net(net)
+    x, y = data(name, images, form == "channels_last")
+    net = make_net(name)
     if form == "channels_last":
         net = net.to(memory_format=torch.channels_last)
     adam = torch.optim.Adam(net.parameters(), lr=RATE, weight_decay=DECAY, fused=True)
@@ -76,14 +76,14 @@ def train_alone(net: str, form: str, batch: int, images: int) -> Callable[[], No
 
 
 def train_together(
-    net: str, form: str, members: int, batch: int, images: int
+    name: str, form: str, members: int, batch: int, images: int
 ) -> Callable[[], None]:
     """One epoch of a population through `torch.func`, Adam on the stacked weights."""
-    nets = [make_net(net) for _ in range(members)]
+    nets = [make_net(name) for _ in range(members)]
     params, _ = stack_module_state(nets)
     params = {name: value.detach() for name, value in params.items()}
     first, second = ({k: torch.zeros_like(v) for k, v in params.items()} for _ in range(2))
-    x, y = data(net, images)
+    x, y = data(name, images)
 
     def loss_fn(params, x, y):
         return F.cross_entropy(functional_call(nets[0], params, (x,)), y)
@@ -111,10 +111,10 @@ def train_together(
     return epoch
 
 
-def evaluate(net: str, form: str, members: int, batch: int, images: int) -> Callable[[], None]:
+def evaluate(name: str, form: str, members: int, batch: int, images: int) -> Callable[[], None]:
     """Predictions of `members` models for all images."""
-    nets = [make_net(net) for _ in range(members)]
-    x, y = data(net, images, form == "channels_last")
+    nets = [make_net(name) for _ in range(members)]
+    x, y = data(name, images, form == "channels_last")
     if form in ("vmap", "vmap_compile"):
         params, _ = stack_module_state(nets)
         predict = vmap(lambda p, x: functional_call(nets[0], p, (x,)), in_dims=(0, None))
@@ -275,7 +275,7 @@ def build(text: str) -> Callable[[], None]:
         return torch_denoiser.train(form, request)
     if work == "autoencoder":
         return autoencoder(form, request["config"], request["layers"], request["steps"])
-    sizes = {name: request[name] for name in ("net", "batch", "images")}
+    sizes = {"name": request["net"], "batch": request["batch"], "images": request["images"]}
     if work == "evaluate":
         return evaluate(form=form, members=request["members"], **sizes)
     if form in ("vmap", "vmap_compile"):

@@ -55,6 +55,24 @@ def vectors_of(spec, count, seed=0):
     return np.float32(rng.normal(size=(count, size)) @ mixing + rng.normal(size=size))
 
 
+COUNT = 201  # one fold has a member more than the others
+MEMBERS = vectors_of(MLP, COUNT)
+QUALITY = np.random.default_rng(0).uniform(0.5, 0.9, COUNT)
+QUALITY[[3, 17]] = np.nan
+
+
+def row_of(vectors, members=MEMBERS):
+    """Which of the members each vector is."""
+    return np.abs(vectors[:, None] - members[None]).max(axis=2).argmin(axis=1)
+
+
+def configured(**changes):
+    steps = {k: v for k, v in changes.items() if hasattr(CONFIG.training, k)}
+    others = {k: v for k, v in changes.items() if k not in steps}
+    trained = dataclasses.replace(CONFIG.training, **steps)
+    return dataclasses.replace(CONFIG, training=trained, **others)
+
+
 @functools.cache
 def random_params(graph, spec, seed=0, zero=False):
     """Parameters of which none is zero; with `zero`, but for those that make the output zero."""

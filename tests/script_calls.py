@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
+SMOKE = "configs/digits.py:smoke"
 SLOW = 600  # seconds; a hang is a failure
 
 

@@ -207,10 +207,11 @@ def sampled(
         result = evaluation.evaluate(run.task, drawn.weights[:, 0], getattr(run.task, part))
         metrics[f"{part}_loss"] = result.loss[:, None]
         metrics[f"{part}_accuracy"] = result.accuracy[:, None]
-    info = drawn.info | {"run": workdir.made_with()}
+    info, stage = drawn.info | {"run": workdir.made_with()}, f"samples/{path.stem}"
+    # before the file: one that is there has its line, and a killed call writes the line again
+    workdir.forget_metrics(run.folder, stage, -1)
+    workdir.log_metrics(run.folder, {"stage": stage, "seconds": seconds, **workdir.hardware()})
     zoo_file.write(path, dataclasses.replace(drawn, metrics=metrics, info=info))
-    facts = {"seconds": seconds, **workdir.hardware()}
-    workdir.log_metrics(run.folder, {"stage": f"samples/{path.stem}", **facts})
     distributed.barrier(f"{path} is written")
     return path, zoo_file.read(path)
 

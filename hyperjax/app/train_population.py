@@ -147,9 +147,10 @@ def _restore_frame(path: Path, recipe: Recipe, spec: WeightSpec) -> None:
         target = zoo_file.read(path, writable=True)
     except HyperJaxError as error:
         progress.console.print(f"{error}: restoring what holds the members")
-        zoo_file.restore_frame(
-            path, spec, recipe.members, recipe.epochs, recipe.info, moments=recipe.moments
+        frame = zoo_file.blank(
+            spec, recipe.members, recipe.epochs, recipe.info, moments=recipe.moments
         )
+        zoo_file.restore_frame(path, frame)
         target = zoo_file.read(path, writable=True)
     shape, kept = target.weights.shape[:2], target.second_moments is not None
     if (shape, kept) != ((len(recipe.members), len(recipe.epochs)), recipe.moments):
@@ -163,8 +164,6 @@ def _train_rows(
 ) -> None:
     """Where members run one after another, the program of one does not depend on their number;
     where they run at once it does, and as many are trained as were."""
-    if not len(rows):
-        return
     size = chunk_size(config, task, len(recipe.members))
     if task.engine.mapping == "map":
         size = min(size, padded(task.engine, len(rows)))

@@ -99,7 +99,7 @@ def allocate(
 
     Raises HyperJaxError if the disk cannot hold it: better now than in the middle of a run.
     """
-    head, size = _header(_blank(spec, members, epochs, info, moments))
+    head, size = _header(blank(spec, members, epochs, info, moments=moments))
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with open(path, "wb") as file:
@@ -121,10 +121,10 @@ def allocate(
     return zoo
 
 
-def _blank(
-    spec: WeightSpec, members: Array, epochs: Array, info: dict[str, Any], moments: bool
+def blank(
+    spec: WeightSpec, members: Array, epochs: Array, info: dict[str, Any], *, moments: bool
 ) -> Zoo:
-    """A zoo of zeros, without their memory."""
+    """A zoo of zeros, without their memory; with second moments, if asked."""
     zero, shape = np.zeros((), np.float32), (len(members), len(epochs))
     metrics = {name: np.broadcast_to(zero, shape) for name in METRICS}
     vectors = np.broadcast_to(zero, (*shape, spec.num_params))
@@ -188,17 +188,9 @@ def damage(path: str | Path, found: dict[str, np.ndarray]) -> HyperJaxError:
     return HyperJaxError(f"{path}: damaged: {'; '.join(parts)}; {checksums.ADVICE}")
 
 
-def restore_frame(
-    path: Path,
-    spec: WeightSpec,
-    members: Array,
-    epochs: Array,
-    info: dict[str, Any],
-    *,
-    moments: bool = False,
-) -> None:
-    """Give a damaged file the header and the size that `allocate` gave it; its data stay."""
-    head, size = _header(_blank(spec, members, epochs, info, moments))
+def restore_frame(path: Path, frame: Zoo) -> None:
+    """Give a damaged file the header and the size of `frame`, a `blank` one; its data stay."""
+    head, size = _header(frame)
     with open(path, "rb+") as file:
         file.write(head)
         file.truncate(len(head) + size)

@@ -88,8 +88,7 @@ def align_pairs(
 def align_trajectories(spec: WeightSpec, trajectories: Array, reference: Array) -> np.ndarray:
     """Align trajectories float32[M, E, D], each by its last snapshot, so that it stays one."""
     aligned = np.empty(np.shape(trajectories), np.float32)
-    for block in blocks(len(aligned), _BLOCK):
-        _, transform = align(spec, trajectories[block, -1], reference)
+    for block, transform in _transforms(spec, trajectories, reference):
         aligned[block] = transformed(spec, transform, trajectories[block])
     return aligned
 
@@ -101,11 +100,18 @@ def align_moments(
     go with it (`symmetry.for_moments`)."""
     aligned = np.empty(np.shape(trajectories), np.float32)
     moved = np.empty_like(aligned)
-    for block in blocks(len(aligned), _BLOCK):
-        _, transform = align(spec, trajectories[block, -1], reference)
+    for block, transform in _transforms(spec, trajectories, reference):
         aligned[block] = transformed(spec, transform, trajectories[block])
         moved[block] = transformed(spec, symmetry.for_moments(transform), moments[block])
     return aligned, moved
+
+
+def _transforms(
+    spec: WeightSpec, trajectories: Array, reference: Array
+) -> Iterator[tuple[slice, Transform]]:
+    """What aligns the last snapshots of trajectories [M, E, D], block by block."""
+    for block in blocks(len(trajectories), _BLOCK):
+        yield block, align(spec, trajectories[block, -1], reference)[1]
 
 
 def blocks(count: int, size: int) -> Iterator[slice]:

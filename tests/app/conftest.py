@@ -1,8 +1,10 @@
 """Where the scripts run."""
 
 import os
+import shutil
 
 import pytest
+from script_calls import SMOKE, call
 
 
 @pytest.fixture(scope="session")
@@ -15,3 +17,22 @@ def env(tmp_path_factory):
         "JAX_ENABLE_COMPILATION_CACHE": "true",
         "JAX_COMPILATION_CACHE_DIR": str(cache),
     }
+
+
+@pytest.fixture(scope="session")
+def finished(env, tmp_path_factory):
+    """A workdir made by one uninterrupted run of train.py, with a denoiser too: not to be changed,
+    `trained` is a copy."""
+    folder = tmp_path_factory.mktemp("runs") / "smoke"
+    done = call(
+        env, "train.py", f"--config={SMOKE}", f"--workdir={folder}",
+        "--config.denoiser.training.steps=6",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+@pytest.fixture(scope="module")
+def trained(finished, tmp_path_factory):
+    """A copy of it for the tests of a file."""
+    return shutil.copytree(finished, tmp_path_factory.mktemp("runs") / "smoke")
