@@ -57,6 +57,7 @@ _PUBLIC = (
     "train_models",
     "train_zoo",
     "unflatten",
+    "update_batch_norm",
     "write_zoo",
 )
 __all__ = [*_PUBLIC]

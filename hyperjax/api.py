@@ -22,6 +22,7 @@ from hyperjax.hyperrep import (
     reconstruct,
 )
 from hyperjax.models.architectures import architecture
+from hyperjax.population.batch_norm import update_batch_norm
 from hyperjax.population.evaluation import Network, network
 from hyperjax.population.lockstep import finetune, train_zoo
 from hyperjax.store.zoo_file import read as read_zoo

@@ -93,26 +93,27 @@ def columns(images_NxHxWxC: Array) -> Array:
     return images_NxHxWxC.transpose(3, 1, 2, 0)
 
 
-def preactivation(layer: LayerSpec, params: Params, x: Array, form: str) -> Array:
-    """One layer of [C, H, W, n] or [features, n] up to its activation; `params` are its own."""
+def linear(layer: LayerSpec, params: Params, x: Array, form: str) -> Array:
+    """Weighted sums of [C, H, W, n] or [features, n], and biases: before normalisation, pooling and
+    activation; `params` are the layer's own."""
     kernel, bias = params["kernel"], params.get("bias")
     if layer.kind == "dense":
         out = kernel.T @ x.reshape(-1, x.shape[-1])
-        return _normalised(layer, params, out if bias is None else out + bias[:, None])
-    settings = {"form": form, "stride": layer.stride, "padding": layer.padding}
-    pooled = bool(layer.pool) and not layer.pool_last
-    if layer.norm:
-        out = conv.conv2d(x, kernel, **settings)
-        out = out if bias is None else out + bias[:, None, None, None]
-        out = _normalised(layer, params, out)
-        return conv.pool(out, layer.pool, layer.window) if pooled else out
-    if pooled and (layer.pool, layer.window) == ("max", 2):
-        out = conv.conv2d_pool(x, kernel, **settings)
     else:
-        out = conv.conv2d(x, kernel, **settings)
-        out = conv.pool(out, layer.pool, layer.window) if pooled else out
-    # pooling and adding a constant commute
-    return out if bias is None else out + bias[:, None, None, None]
+        out = conv.conv2d(x, kernel, form=form, stride=layer.stride, padding=layer.padding)
+    return out if bias is None else out + jnp.expand_dims(bias, range(1, out.ndim))
+
+
+def preactivation(layer: LayerSpec, params: Params, x: Array, form: str) -> Array:
+    """One layer of [C, H, W, n] or [features, n] up to its activation; `params` are its own."""
+    pooled = bool(layer.pool) and not layer.pool_last
+    if pooled and not layer.norm and (layer.pool, layer.window) == ("max", 2):
+        settings = {"form": form, "stride": layer.stride, "padding": layer.padding}
+        out, bias = conv.conv2d_pool(x, params["kernel"], **settings), params.get("bias")
+        # pooling and adding a constant commute
+        return out if bias is None else out + bias[:, None, None, None]
+    out = _normalised(layer, params, linear(layer, params, x, form))
+    return conv.pool(out, layer.pool, layer.window) if pooled else out
 
 
 def _normalised(layer: LayerSpec, params: Params, z: Array) -> Array:

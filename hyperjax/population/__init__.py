@@ -1,6 +1,6 @@
 """Populations of networks in lock step: one member, mapped (`engine`); any number of members on the
 images of a task (`evaluation`); trained epoch by epoch (`lockstep`); with their neurons' moments
-repaired (`repair`)."""
+repaired (`repair`), or their batch normalisation's statistics measured again (`batch_norm`)."""
 
 from hyperjax.population.engine import (
     Engine,

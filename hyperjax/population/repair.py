@@ -124,17 +124,23 @@ def image_inputs(key: Key, images: Images, n: int = 512) -> Array:
 def check_repairable(spec: WeightSpec, shape: tuple[int, ...]) -> None:
     """Raises HyperJaxError unless `spec` lays out a sequence of layers, all with biases, that takes
     inputs of `shape` (n, H, W, C)."""
+    check_inputs(spec, shape)
+    without = [layer.name for layer in spec.layers if not layer.bias and not layer.norm]
+    if without:
+        raise HyperJaxError(
+            f"layers {', '.join(without)} have no biases, by which moment repair shifts neurons"
+        )
+
+
+def check_inputs(spec: WeightSpec, shape: tuple[int, ...]) -> None:
+    """Raises HyperJaxError unless `spec` lays out a sequence of layers that takes inputs of `shape`
+    (n, H, W, C)."""
     expected = (*spec.image_size, spec.channels)
     if len(shape) != 4 or 0 in shape or shape[1:] != expected:
         raise HyperJaxError(
             f"inputs of shape {shape}; expected [n, {', '.join(map(str, expected))}], one or more"
         )
     sequential.output_sizes(spec)
-    without = [layer.name for layer in spec.layers if not layer.bias and not layer.norm]
-    if without:
-        raise HyperJaxError(
-            f"layers {', '.join(without)} have no biases, by which moment repair shifts neurons"
-        )
 
 
 def _columns(inputs: Array) -> Array:
@@ -158,7 +164,7 @@ def preactivations(spec: WeightSpec, vector: Array, inputs: Array) -> tuple[Arra
     return tuple(outputs)
 
 
-def _moments(z: Array) -> tuple[Array, Array]:
+def moments(z: Array) -> tuple[Array, Array]:
     """Mean and variance of each neuron, float32[neurons] each.
 
     By the corrected two-pass algorithm (Chan, Golub and LeVeque 1983): a plain float32 mean over
@@ -178,7 +184,7 @@ def repair_member(spec: WeightSpec, fitted: Repair, vector: Array) -> Array:
     x, form = _columns(fitted.inputs), conv.default_form(jax.default_backend())
     for layer, target_mean, target_std in zip(spec.layers, fitted.means, fitted.stds, strict=True):
         z = preactivation(layer, params[layer.name], x, form)
-        mean, variance = _moments(z)
+        mean, variance = moments(z)
         # "<=", so that NaN is not taken for a constant neuron, but stays NaN
         flat = variance <= jnp.square(_FLAT * mean)
         std = jnp.sqrt(jnp.where(flat, 1, variance))  # gradients have no sqrt(0)
@@ -235,7 +241,8 @@ def fit_repair(
 
     Raises HyperJaxError for specs, inputs and vectors that do not fit, and if no member is left.
     """
-    _check_batch(spec, vectors, inputs)
+    check_repairable(spec, inputs.shape)
+    check_batch(spec, vectors, inputs)
     vectors = np.asarray(vectors, np.float32)
     vectors = vectors[np.isfinite(vectors).all(axis=1)]
     if len(vectors) == 0:
@@ -250,10 +257,10 @@ def _mean_moments(spec: WeightSpec, vectors: Array, inputs: Array, batch_size: i
     """Per layer the mean over networks of the neurons' means, and of their deviations."""
 
     def one(vector):
-        pairs = [_moments(z) for z in preactivations(spec, vector, inputs)]
+        pairs = [moments(z) for z in preactivations(spec, vector, inputs)]
         return tuple(mean for mean, _ in pairs), tuple(jnp.sqrt(var) for _, var in pairs)
 
-    return jax.tree.map(lambda rows: rows.mean(0), _over_networks(one, vectors, batch_size))
+    return jax.tree.map(lambda rows: rows.mean(0), over_networks(one, vectors, batch_size))
 
 
 @functools.partial(jax.jit, static_argnames=("spec", "batch_size"))
@@ -269,18 +276,20 @@ def repair(
 
     Raises HyperJaxError if the repair was fitted to another architecture.
     """
-    _check_batch(spec, vectors, fitted.inputs)
+    check_repairable(spec, fitted.inputs.shape)
+    check_batch(spec, vectors, fitted.inputs)
 
     def one(vector):
         return repair_member(spec, fitted, vector)
 
-    return _over_networks(one, jnp.asarray(vectors, jnp.float32), batch_size)
+    return over_networks(one, jnp.asarray(vectors, jnp.float32), batch_size)
 
 
-def _check_batch(spec: WeightSpec, vectors: Array, inputs: Array) -> None:
-    check_repairable(spec, inputs.shape)
+def check_batch(spec: WeightSpec, vectors: Array, inputs: Array) -> None:
+    """Raises HyperJaxError unless networks `vectors` [M, D] and normalised inputs are of `spec`."""
+    check_inputs(spec, inputs.shape)
     if np.issubdtype(inputs.dtype, np.integer):
-        raise HyperJaxError("inputs are integers: a repair needs normalised images, or draws")
+        raise HyperJaxError("inputs are integers; expected normalised images, or draws")
     if np.shape(vectors)[1:] != (spec.num_params,):
         raise HyperJaxError(
             f"vectors of shape {np.shape(vectors)}; expected [M, {spec.num_params}] of the layers "
@@ -288,7 +297,7 @@ def _check_batch(spec: WeightSpec, vectors: Array, inputs: Array) -> None:
         )
 
 
-def _over_networks(fn: Callable[[Array], Any], vectors: Array, batch_size: int | None) -> Any:
+def over_networks(fn: Callable[[Array], Any], vectors: Array, batch_size: int | None) -> Any:
     """`fn` of each row, `batch_size` rows at once."""
     if batch_size is None:
         batch_size = 1 if jax.default_backend() == "cpu" else _AT_ONCE
