@@ -121,7 +121,7 @@ def run(task: Callable[[], Any]) -> None:
     told to stop and can go on, with `stop.EXIT_CODE`."""
     parsed = flags.FLAGS.is_parsed()
     stop.install(_GRACE.value if parsed else stop.GRACE)
-    logging.set_verbosity(logging.WARNING)  # Orbax narrates every checkpoint
+    logging.set_verbosity(logging.FATAL)  # Orbax narrates, and logs errors that it raises as well
     try:
         configure_jax()
         if parsed and _MULTIHOST.value:

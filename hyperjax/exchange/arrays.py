@@ -3,6 +3,8 @@
 import ast
 import csv
 import gzip
+import io
+import itertools
 import math
 import zlib
 from collections import defaultdict
@@ -17,6 +19,9 @@ from hyperjax.exchange import state_dict
 from hyperjax.exchange.source import Source, Wanted, chosen_epochs, layout_of
 from hyperjax.exchange.state_dict import Layout
 from hyperjax.models.architectures import ARCHITECTURES, architecture
+from hyperjax.store.files import atomic_stream, atomic_write
+from hyperjax.types import Array
+from hyperjax.weights import WeightSpec
 from hyperjax.zoo import METRICS, Zoo
 
 _SHOWN = 200  # characters of an error that may quote a damaged file at length
@@ -254,28 +259,36 @@ def export_small_cnn_zoo(folder: Path, zoo: Zoo) -> None:
             if kind == "kernel" or layer.bias:
                 parts.append((f"{name}/{kind}:0", at, at + math.prod(shape), shape))
                 at += math.prod(shape)
-    folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / "layout.csv", "w", newline="") as file:
+    with io.StringIO(newline="") as file:
         writer = csv.writer(file)
         writer.writerow(("varname", "start_idx", "end_idx", "shape"))
         writer.writerows(parts)
+        atomic_write(folder / "layout.csv", file.getvalue().encode())
     names = [name for name in zoo.metrics if not name.startswith("val")]
-    with gzip.open(folder / "metrics.csv.gz", "wt", newline="") as file:
+    with io.StringIO(newline="") as file:
         writer = csv.writer(file)
         writer.writerow(("modeldir", "step", *names))
         for row, member in enumerate(zoo.members):
             for column, epoch in enumerate(zoo.epochs):
                 values = [repr(float(zoo.metrics[name][row, column])) for name in names]
                 writer.writerow((f"{int(member):08d}", int(epoch), *values))
+        packed = gzip.compress(file.getvalue().encode(), mtime=0)  # equal zoos, equal bytes
+        atomic_write(folder / "metrics.csv.gz", packed)
     shape = (len(zoo.members) * len(zoo.epochs), at)
-    rows = np.lib.format.open_memmap(folder / "weights.npy", "w+", np.float32, shape)
-    for row in range(len(zoo.members)):
-        for column in range(len(zoo.epochs)):
-            vector = np.asarray(zoo.weights[row, column])
-            blocks = []
-            for layer, part in zip(spec.layers, spec.slices, strict=True):
-                kernel, bias = weights.split_layer(layer, vector[part])
-                order = (2, 3, 1, 0) if layer.kind == "conv" else (1, 0)
-                blocks += [bias, kernel.transpose(order).ravel()]
-            rows[row * len(zoo.epochs) + column] = np.concatenate(blocks)
-    rows.flush()
+    with io.BytesIO() as file:
+        header = {"descr": "<f4", "fortran_order": False, "shape": shape}
+        np.lib.format.write_array_header_1_0(file, header)
+        head = file.getvalue()
+    rows = (_in_their_order(spec, vector) for models in zoo.weights for vector in models)
+    size = len(head) + 4 * math.prod(shape)
+    atomic_stream(folder / "weights.npy", itertools.chain([head], rows), size)
+
+
+def _in_their_order(spec: WeightSpec, vector: Array) -> bytes:
+    """A network's weights as the Small CNN Zoo has them."""
+    vector, blocks = np.asarray(vector, "<f4"), []
+    for layer, part in zip(spec.layers, spec.slices, strict=True):
+        kernel, bias = weights.split_layer(layer, vector[part])
+        order = (2, 3, 1, 0) if layer.kind == "conv" else (1, 0)
+        blocks += [bias, kernel.transpose(order).ravel()]
+    return np.concatenate(blocks).tobytes()

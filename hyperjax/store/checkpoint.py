@@ -3,18 +3,23 @@
 Orbax is imported where it is used: a finished workdir is loaded without it, and sooner.
 """
 
+import os
+import re
+import shutil
 from pathlib import Path
 from typing import Any
 
 import jax
 
 from hyperjax.errors import HyperJaxError
+from hyperjax.store.files import cannot_write
 
 
 def save(folder: str | Path, step: int, state: Any) -> None:
     """Save a pytree of arrays as the one checkpoint in `folder`.
 
-    The older one goes once the new one is whole.
+    The older one goes once the new one is whole. Raises HyperJaxError naming the folder if the
+    system refuses (a full disk, no permission).
     """
     from orbax.checkpoint import v1 as ocp
 
@@ -24,8 +29,21 @@ def save(folder: str | Path, step: int, state: Any) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         with ocp.training.Checkpointer(path, preservation_policy=keep_one) as checkpointer:
             checkpointer.save(step, state)
-    except OSError as error:
-        raise HyperJaxError(f"cannot write checkpoint {path}: {error.strerror or error}") from error
+    except (OSError, ValueError) as error:
+        for partial in path.glob(f"{step}.*-tmp"):  # would only take the room that is missing
+            shutil.rmtree(partial, ignore_errors=True)
+        size = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
+        raise cannot_write(path, _of_system(error), size) from error
+
+
+def _of_system(error: OSError | ValueError) -> OSError:
+    """The system's error in one of TensorStore's, which gives its number in its text."""
+    found = re.search(r"os_error_code='(\d+)'", str(error))
+    if isinstance(error, OSError):
+        return error
+    if found is None:
+        raise error
+    return OSError(int(found[1]), os.strerror(int(found[1])))
 
 
 def latest_step(folder: str | Path) -> int | None:

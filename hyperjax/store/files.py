@@ -1,6 +1,7 @@
 """Files that appear whole or not at all, and what JSON files can hold."""
 
 import dataclasses
+import errno
 import math
 import os
 import re
@@ -25,6 +26,11 @@ def atomic_write(path: str | os.PathLike, *parts: bytes | memoryview) -> None:
     nothing else. Raises HyperJaxError naming the path if the system refuses (a full disk, no
     permission). With several processes the first one writes and the others do nothing.
     """
+    atomic_stream(path, parts, sum(memoryview(part).nbytes for part in parts))
+
+
+def atomic_stream(path: str | os.PathLike, parts: Iterable[bytes | memoryview], size: int) -> None:
+    """`atomic_write` of parts that are made one after another, of `size` bytes in all."""
     if not distributed.is_writer():
         return
     path = Path(path)
@@ -43,7 +49,15 @@ def atomic_write(path: str | os.PathLike, *parts: bytes | memoryview) -> None:
             partial.unlink(missing_ok=True)
             raise
     except OSError as error:
-        raise HyperJaxError(f"cannot write {path}: {error.strerror or error}") from error
+        raise cannot_write(path, error, size) from error
+
+
+def cannot_write(path: Path, error: OSError, size: int) -> HyperJaxError:
+    """The error where the system refuses a file or folder of `size` bytes."""
+    text = f"cannot write {path}: {error.strerror or error}"
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        text += f"; it needs {size / 1e6:.3g} MB. With room there, the same command goes on"
+    return HyperJaxError(text)
 
 
 def remove_partials(paths: Iterable[Path]) -> None:

@@ -201,8 +201,12 @@ def _create(path: Path, own: dict[str, Any]) -> bool:
         number = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
     except FileExistsError:
         return False
-    with open(number, "wb") as file:
-        file.write(json.dumps(own).encode())
+    try:
+        with open(number, "wb") as file:
+            file.write(json.dumps(own).encode())
+    except OSError:  # an empty one would keep others waiting
+        path.unlink(missing_ok=True)
+        raise
     return True
 
 

@@ -14,7 +14,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -174,7 +174,8 @@ def recorded(workdir: Path, **facts: Any) -> Iterator[dict[str, Any]]:
     try:
         yield entry
     except BaseException as error:
-        write(f"failed: {error}" if str(error) else f"ended by {type(error).__name__}")
+        with suppress(HyperJaxError):  # nor can this be written, perhaps, where that could not
+            write(f"failed: {error}" if str(error) else f"ended by {type(error).__name__}")
         raise
     entry["seconds"] = round(time.monotonic() - start, 1)
     write("done")
@@ -188,8 +189,12 @@ def log_metrics(workdir: Path, record: dict[str, Any]) -> None:
     """Append one line to metrics.jsonl."""
     if not distributed.is_writer():
         return
-    with open(workdir / "metrics.jsonl", "a") as file:
-        file.write(json.dumps(to_jsonable(record), allow_nan=False) + "\n")
+    path, line = workdir / "metrics.jsonl", json.dumps(to_jsonable(record), allow_nan=False) + "\n"
+    try:
+        with open(path, "a") as file:
+            file.write(line)
+    except OSError as error:
+        raise files.cannot_write(path, error, len(line)) from error
 
 
 def metrics_of(workdir: Path, stage: str) -> list[dict[str, Any]]:

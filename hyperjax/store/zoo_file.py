@@ -23,7 +23,7 @@ import numpy as np
 from hyperjax import weights
 from hyperjax.errors import HyperJaxError
 from hyperjax.store import checksums
-from hyperjax.store.files import atomic_write
+from hyperjax.store.files import atomic_write, cannot_write
 from hyperjax.types import Array
 from hyperjax.weights import WeightSpec
 from hyperjax.zoo import METRICS, Zoo
@@ -112,9 +112,7 @@ def allocate(
     except OSError as error:
         if path.is_file():
             path.unlink()
-        raise HyperJaxError(
-            f"cannot allocate {size / 1e6:.1f} MB for {path}: {error.strerror or error}"
-        ) from error
+        raise cannot_write(path, error, size) from error
     zoo = read(path, writable=True)
     zoo.members[:] = members
     zoo.epochs[:] = epochs
