@@ -7,7 +7,6 @@ lease in its place, so that one of many who find it dead gets it; a ticket is it
 case its owner dies.
 """
 
-import contextlib
 import datetime
 import errno
 import json
@@ -82,7 +81,9 @@ def held(
         yield
     finally:
         done.set()
-        _release(path, own["token"])
+        kept = _release(path, own["token"])
+    if distributed.is_writer() and not kept:  # since the last look at it
+        raise HyperJaxError(_loss(path, what))
 
 
 def _describe(command: str) -> dict[str, Any]:
@@ -266,8 +267,7 @@ def _keep(
             if done.is_set():
                 return
             if seen is None or seen.token != token:
-                return lost(f"{_who(path, what)}: this one lost its lease {path}; nothing more is "
-                            "written")  # fmt: skip
+                return lost(_loss(path, what))
             os.utime(path)
             last = time.monotonic()
         except OSError as error:  # a server that is away for a while
@@ -281,8 +281,23 @@ def _end(reason: str) -> NoReturn:
     os._exit(2)
 
 
-def _release(path: Path, token: str) -> None:
-    with contextlib.suppress(OSError):
+def _loss(path: Path, what: str | os.PathLike) -> str:
+    """Why the lease is not ours any more."""
+    if path.exists():
+        return f"{_who(path, what)}: this one lost its lease {path}; nothing more is written"
+    return (
+        f"the lease {path} is gone: {what} was removed or unmounted while it was in use, and what "
+        "was written since may be missing; once it is back, the same command goes on"
+    )
+
+
+def _release(path: Path, token: str) -> bool:
+    """Whether the lease was still ours, as far as can be seen."""
+    try:
         seen = _read(path)
-        if seen is not None and seen.token == token:
-            path.unlink()
+        if seen is None or seen.token != token:
+            return False
+        path.unlink()
+    except OSError:  # the disk has turned read-only, say: the file names a process that is dead
+        pass
+    return True
