@@ -138,7 +138,8 @@ STAGES = {
 
 def start(stage: Stage, folder: Path) -> list[subprocess.Popen]:
     """The command's processes. Each writes its errors to a file that has no name."""
-    env = os.environ | {"PYTHONPATH": str(ROOT)}
+    paths = filter(None, (str(ROOT), os.environ.get("PYTHONPATH", "")))
+    env = os.environ | {"PYTHONPATH": os.pathsep.join(paths)}
     env.setdefault("JAX_COMPILATION_CACHE_DIR", str(folder.parent / "compiled"))
     command, clusters = [sys.executable, *stage.command(folder)], [{}]
     if stage.processes > 1:

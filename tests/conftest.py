@@ -1,4 +1,5 @@
-"""Four virtual devices, quick compilation, no silent rank promotion; warnings are errors.
+"""Four virtual devices, quick compilation, no silent rank promotion; warnings are errors. No
+network and no pickle, nor in the scripts' processes (`guards`).
 
 Nothing that an earlier run compiled is used, and nothing is written to the user's home.
 """
@@ -12,10 +13,16 @@ os.environ["JAX_ENABLE_COMPILATION_CACHE"] = "false"
 os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
 os.environ.setdefault("NUMBA_OPT", "0")  # the same for UMAP
 
+import runpy
 from pathlib import Path
 
 import jax
 import pytest
+
+_GUARDS = Path(__file__).parent / "guards"
+runpy.run_path(str(_GUARDS / "sitecustomize.py"))
+_PATHS = (str(_GUARDS), os.environ.get("PYTHONPATH", ""))
+os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, _PATHS))
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
