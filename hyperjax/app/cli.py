@@ -5,6 +5,7 @@ import importlib
 import importlib.util
 import os
 import sys
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -122,6 +123,8 @@ def run(task: Callable[[], Any]) -> None:
     parsed = flags.FLAGS.is_parsed()
     stop.install(_GRACE.value if parsed else stop.GRACE)
     logging.set_verbosity(logging.FATAL)  # Orbax narrates, and logs errors that it raises as well
+    # what it leaves behind where a disk is full
+    warnings.filterwarnings("ignore", "coroutine '.*' was never awaited", RuntimeWarning)
     try:
         configure_jax()
         if parsed and _MULTIHOST.value:

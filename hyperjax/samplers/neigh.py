@@ -56,6 +56,8 @@ def _fit(key, anchors, quality, config):
             "expected at least 4 anchors"
         )
     seed = int(jax.random.bits(key))
+    if np.square(anchors.astype(np.float64)).sum() > np.finfo(np.float32).max:
+        raise HyperJaxError("anchors are too large: their distances are infinite in float32")
     umap = (
         import_umap()
         .UMAP(
