@@ -11,9 +11,10 @@ Each command writes to a file system in memory of its own, which
     gone      is unmounted, and mounted again before the next start
 
 The command has to end with 0, or with 2 and a line that names a path (and, on a full disk, the
-bytes it needs; evaluate says a line of each experiment); what was whole before has to be so after it. Needs Linux, and the right to mount:
-the script moves into a mount namespace of its own, and nothing that it mounts is seen outside. What
-is compared is what `tests/chaos.py` compares. Exits with 1 if anything is wrong.
+bytes it needs; evaluate says a line of each experiment); what was whole before has to be so after
+it. Needs Linux, and the right to mount: the script moves into a mount namespace of its own, and
+nothing that it mounts is seen outside. What is compared is what `tests/chaos.py` compares. Exits
+with 1 if anything is wrong.
 """
 
 import argparse
