@@ -1,6 +1,7 @@
 """What the commands share: devices, processes, errors, interruption."""
 
 import contextlib
+import faulthandler
 import importlib
 import importlib.util
 import os
@@ -16,6 +17,7 @@ from absl import app, flags, logging
 from hyperjax.app import stop
 from hyperjax.errors import HyperJaxError
 
+_LOST = 20  # seconds without a sign of life, after which a process is given up
 _LEAST_COMPILE_SECONDS = 0.1  # what compiles faster is hardly faster to load
 _MOST_COMPILED_BYTES = 2**31  # kept; the least recently used go
 _MULTIHOST = flags.DEFINE_bool(
@@ -108,12 +110,16 @@ def join_processes() -> None:
             )
             if variable in os.environ
         }
-        jax.distributed.initialize(**numbers)
+        jax.distributed.initialize(
+            **numbers, heartbeat_timeout_seconds=_LOST, shutdown_timeout_seconds=_LOST
+        )
     except (RuntimeError, ValueError) as error:
         raise HyperJaxError(
             f"--multihost: cannot join the other processes: {error}. Where no cluster is detected, "
             "set JAX_COORDINATOR_ADDRESS=host:port, JAX_NUM_PROCESSES and JAX_PROCESS_ID"
         ) from error
+    # JAX ends a process whose run has lost another one by an abort that says so: no stacks below it
+    faulthandler.disable()
     progress.console.quiet = not distributed.is_writer()
 
 
@@ -133,8 +139,19 @@ def run(task: Callable[[], Any]) -> None:
         task()
     except (HyperJaxError, OSError) as error:
         refuse(error)
+    except RuntimeError as error:  # XLA's, of a collective operation
+        if not _lost_another(error):
+            raise
+        first = str(error).splitlines()[0]
+        refuse(f"another process of this run was lost; start all of them again ({first})")
     except stop.Terminated:
         stop.exit_stopped()
+
+
+def _lost_another(error: RuntimeError) -> bool:
+    import jax
+
+    return isinstance(error, jax.errors.JaxRuntimeError) and jax.process_count() > 1
 
 
 def parse_flags(argv: list[str]) -> list[str]:

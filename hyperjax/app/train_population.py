@@ -60,8 +60,9 @@ def content(config: ZooConfig) -> dict[str, Any]:
 def _train(
     path: Path, all_checkpoints: Path, recipe: Recipe, config: Config, task: Task, title: str
 ) -> None:
-    size = chunk_size(config, task, len(recipe.members))
-    # A checkpoint belongs to one way of cutting the population into chunks.
+    size = 0 if config.zoo.chunk_size else _size_begun(all_checkpoints)
+    size = size or chunk_size(config, task, len(recipe.members))
+    # A checkpoint belongs to one way of cutting the population into chunks, on any devices.
     partial, checkpoints = path.with_suffix(".partial"), all_checkpoints / str(size)
     target, done = _resume(partial, checkpoints, recipe, task.engine.spec)
     chunks = np.split(np.arange(len(recipe.members)), range(size, len(recipe.members), size))
@@ -74,7 +75,7 @@ def _train(
                 continue
             begin, hyper = lockstep.start(task, recipe, config.zoo.training, rows, size)
             if done > first:
-                begin = checkpoint.restore(checkpoints, done, begin)
+                begin = checkpoint.restore_members(checkpoints, done, begin)
             waiting: list[Snapshot] = []  # at most one, of which the devices may not be done
             for state, snapshot in lockstep.train(task, recipe, begin, hyper, max(done - first, 0)):
                 # Writing lags an epoch behind: the devices work while it waits for them.
@@ -98,8 +99,17 @@ def _train(
 
 def chunk_size(config: Config, task: Task, members: int) -> int:
     """How many of them are trained together."""
-    size = config.zoo.chunk_size or members_per_call(task.engine, len(task.train.labels))
+    if config.zoo.chunk_size:
+        return min(config.zoo.chunk_size, members)
+    size = members_per_call(task.engine, len(task.train.labels))
     return padded(task.engine, min(size, members))
+
+
+def _size_begun(checkpoints: Path) -> int:
+    """That of the chunks of an earlier command, on other devices perhaps; 0: there is none. Process
+    0 decides."""
+    found = [int(path.name) for path in checkpoints.glob("*") if path.name.isdigit()]
+    return distributed.agree(found[0] if found else 0)
 
 
 def repair_population(path: Path, recipe: Recipe, config: Config, task: Task, title: str) -> None:

@@ -6,11 +6,15 @@ Orbax is imported where it is used: a finished workdir is loaded without it, and
 import os
 import re
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
 
+from hyperjax import distributed
 from hyperjax.errors import HyperJaxError
 from hyperjax.store.files import cannot_write
 
@@ -61,16 +65,53 @@ def latest_step(folder: str | Path) -> int | None:
 
 
 def restore(folder: str | Path, step: int, like: Any) -> Any:
-    """Restore the checkpoint of `step` with the structure, shapes and sharding of `like`."""
-    from orbax.checkpoint import v1 as ocp
+    """Restore the checkpoint of `step` with the structure, shapes and sharding of `like`.
 
-    path = Path(folder).absolute()
-    abstract = jax.tree.map(
+    Raises HyperJaxError, naming its folder, if that cannot be done.
+    """
+    return _load(Path(folder).absolute(), step, like, _shapes)
+
+
+def restore_members(folder: str | Path, step: int, like: Any) -> Any:
+    """`restore` of leaves whose first axis is that of members, saved on any number of devices: it
+    is padded by its last rows, or cut."""
+
+    def as_saved(saved, like):
+        count = jax.tree.leaves(saved, is_leaf=lambda x: hasattr(x, "shape"))[0].shape[0]
+        shapes = _shapes(saved, like)
+        if all(leaf.shape[0] == count for leaf in jax.tree.leaves(like)):
+            return shapes
+        return jax.tree.map(
+            lambda leaf: leaf.update(
+                shape=(count, *leaf.shape[1:]),
+                sharding=NamedSharding(leaf.sharding.mesh, PartitionSpec()),
+            ),
+            shapes,
+        )
+
+    def placed(leaf, target):
+        if leaf.shape == target.shape:
+            return leaf
+        rows = np.minimum(np.arange(len(target)), len(leaf) - 1)
+        return distributed.put(np.asarray(leaf)[rows], target.sharding)
+
+    return jax.tree.map(placed, _load(Path(folder).absolute(), step, like, as_saved), like)
+
+
+def _shapes(saved: Any, like: Any) -> Any:
+    """Shapes and sharding of `like`, whatever was saved."""
+    return jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding), like
     )
+
+
+def _load(path: Path, step: int, like: Any, wanted: Callable[[Any, Any], Any]) -> Any:
+    """`wanted` gets what the checkpoint says of itself, and `like`."""
+    from orbax.checkpoint import v1 as ocp
+
     try:
         with ocp.training.Checkpointer(path) as checkpointer:
-            return checkpointer.load(step, abstract)
+            return checkpointer.load(step, wanted(checkpointer.metadata(step).metadata, like))
     except (OSError, ValueError, KeyError) as error:
         raise HyperJaxError(
             f"checkpoint {path}/{step} cannot be restored ({error}); delete that folder to train "

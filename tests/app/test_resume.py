@@ -136,6 +136,10 @@ def test_two_processes_give_the_result_of_one_also_when_killed(env, trained, tmp
              "--config.autoencoder.variants=('no_lwln',)")  # fmt: skip
     with two_processes(env, *train) as processes:
         wait_for(folder, "zoo/zoo.checkpoints/*/1", processes)
+        processes[1].kill()  # as where memory ran out
+        _, errors = processes[0].communicate(timeout=60)
+    assert processes[0].returncode not in (0, 75)
+    assert "another process of this run was lost" in errors or "another task died" in errors
     assert not (folder / "zoo" / "zoo.safetensors").exists()
     with two_processes(env, *train) as processes:
         for process in processes:

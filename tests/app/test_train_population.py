@@ -81,6 +81,46 @@ def test_chunks_and_kills_do_not_change_a_population(small_task, tmp_path, monke
     assert sorted(p.name for p in tmp_path.iterdir()) == ["a.safetensors", "b.safetensors"]
 
 
+def on_devices(task, count):
+    """The same task on other devices."""
+    engine = population.make_engine(
+        SPEC, TRAINING, init="torch_default", devices=jax.devices()[:count]
+    )
+    images = population.place_images(engine, jax.device_get(task.train))
+    return Task(engine, images, images, images)
+
+
+@pytest.mark.parametrize("chunk_size", [0, 5])
+@pytest.mark.parametrize(("first", "then"), [(4, 3), (2, 4)])
+def test_a_population_goes_on_on_more_or_fewer_devices(
+    small_task, tmp_path, monkeypatch, first, then, chunk_size
+):
+    """5 members are padded to 6 on three devices or two, to 8 on four."""
+    config = dataclasses.replace(CONFIG, zoo=dataclasses.replace(CONFIG.zoo, chunk_size=chunk_size))
+    expected = make_population(tmp_path / "a.safetensors", recipe(5), config, small_task, "a")
+    measure, path = lockstep.measure, tmp_path / "b.safetensors"
+
+    def dying(task, state, trained, *args):
+        if trained.epoch == 3:
+            raise KilledError
+        return measure(task, state, trained, *args)
+
+    monkeypatch.setattr(lockstep, "measure", dying)
+    with pytest.raises(KilledError):
+        make_population(path, recipe(5), config, on_devices(small_task, first), "b")
+    monkeypatch.setattr(lockstep, "measure", measure)
+    trained, train_epoch = [], engines.train_epoch
+
+    def counting(engine, state, hyper, images, root, epoch):
+        trained.append((len(hyper.ids), int(epoch)))
+        return train_epoch(engine, state, hyper, images, root, epoch)
+
+    monkeypatch.setattr(engines, "train_epoch", counting)
+    found = make_population(path, recipe(5), config, on_devices(small_task, then), "b")
+    assert trained == [(6 if then == 3 else 8, 3)]  # the last epoch alone
+    np.testing.assert_allclose(found.weights, expected.weights, atol=1e-6)
+
+
 def test_a_finished_file_is_read_and_another_recipe_refused(small_task, tmp_path):
     path = tmp_path / "a.safetensors"
     empty = Zoo(SPEC, np.zeros((2, 4, 2464), np.float32), np.arange(4), np.arange(2), {}, {"k": 1})
