@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 BENCHMARKS := $(filter-out %/common.py %/torch_peer.py %/torch_denoiser.py %/seeds.py,$(wildcard benchmarks/*.py))
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint bench chaos clean
+.PHONY: help install demo test lowest audit lint bench chaos clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -32,6 +32,16 @@ demo: install ## the whole pipeline on scikit-learn's digits: zoo, autoencoder, 
 test: install ## run all tests, in two processes
 	$(BIN)/python -m pytest -n 2
 
+lowest: ## run all tests with the oldest libraries that are allowed, in .venv-lowest
+	$(PYTHON) -m venv .venv-lowest
+	$(PYTHON) tests/lowest.py > .venv-lowest/constraints.txt
+	.venv-lowest/bin/python -m pip install --quiet --constraint .venv-lowest/constraints.txt '.[dev]'
+	.venv-lowest/bin/python -m pytest -n 2
+
+audit: install ## look the installed libraries up among known vulnerabilities (asks the network)
+	$(BIN)/python -m pip install --quiet pip-audit
+	$(BIN)/python -m pip_audit --skip-editable
+
 lint: install ## check style and format
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -39,8 +49,9 @@ lint: install ## check style and format
 bench: install ## run every benchmark, after `make demo`
 	@set -e; for script in $(BENCHMARKS); do echo "== $$script"; $(BIN)/python $$script; done
 
-chaos: install ## kill every command 50 times and compare what it makes, in runs/chaos: hours
+chaos: install ## kill every command 50 times, take its disk away 20 times a fault: hours
 	$(BIN)/python tests/chaos.py --workdir=runs/chaos --kills=50
+	$(BIN)/python tests/faults.py --workdir=runs/faults --times=20
 
 clean: ## remove the environment and all caches; runs/ stays
 	rm -rf $(VENV) *.egg-info build .pytest_cache .ruff_cache .hypothesis

@@ -1,9 +1,11 @@
-"""A few kills of the cheapest command; `make chaos` has the others, and many more."""
+"""Kills and a full disk for the cheapest command; `make chaos` has the others, and more of both."""
 
+import os
 import subprocess
 import sys
 
 import chaos
+import pytest
 from script_calls import ROOT, SLOW
 
 
@@ -16,6 +18,20 @@ def test_an_import_that_is_killed_gives_the_same_file(env, tmp_path):
         assert f"import    {number.name:8}     1      1            0          0            0" in (
             done.stdout
         )
+
+
+def test_an_import_on_a_full_disk_goes_on_where_there_is_room(env, tmp_path):
+    flags = "-m" if os.geteuid() == 0 else "-Urm"
+    allowed = ["unshare", flags, "mount", "-t", "tmpfs", "tmpfs", str(tmp_path)]
+    if subprocess.run(allowed, capture_output=True).returncode:
+        pytest.skip("no right to mount")
+    command = [sys.executable, "tests/faults.py", f"--workdir={tmp_path}", "--stage=import",
+               "--fault=full", "--times=1"]  # fmt: skip
+    done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=SLOW)
+    assert done.returncode == 0, done.stdout + done.stderr
+    counts = done.stdout.splitlines()[-1].split()
+    assert counts[:2] == ["import", "full"]
+    assert (counts[3], counts[5]) == ("1", "0"), done.stdout
 
 
 def test_differences_and_files_left_over_are_found(tmp_path):
