@@ -32,6 +32,7 @@ def test_networks_of_a_user_of_torch(env, tmp_path, model):
     """24 networks, trained and saved in PyTorch; imported, learned from, sampled, evaluated;
     PyTorch loads samples with strict=True and gives the same logits, of far more than chance."""
     activation, size = SETTINGS[model]
+    env = env | {"XLA_FLAGS": ""}  # here computing takes longer than compiling
     data = load_images("digits", "", seed=0, num_val=200, size=size)
     x, test = (
         np.asarray(normalize(part, np.arange(len(part.labels)))).transpose(0, 3, 1, 2)

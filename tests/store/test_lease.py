@@ -1,8 +1,10 @@
 """Leases: one holder at a time, a dead one in nobody's way, one that lost its lease stops."""
 
+import errno
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import threading
@@ -110,15 +112,43 @@ def test_a_holder_elsewhere_that_gives_signs_of_life_is_refused(tmp_path, monkey
 
 def test_who_lost_its_lease_is_told_and_leaves_the_other_alone(tmp_path):
     path, lost = tmp_path / ".lease", []
-    with lease.held(path, "it", beat=0.02, lost=lost.append):
-        write(path, host="far", pid=7, token="0" * 16)
-        deadline = time.monotonic() + 10
-        while not lost and time.monotonic() < deadline:
-            time.sleep(0.01)
+
+    def work():
+        with lease.held(path, "it", beat=0.02, lost=lost.append):
+            write(path, host="far", pid=7, token="0" * 16)
+            deadline = time.monotonic() + 10
+            while not lost and time.monotonic() < deadline:
+                time.sleep(0.01)
+
+    with pytest.raises(HyperJaxError) as at_the_end:
+        work()
     (reason,) = lost
+    assert reason == str(at_the_end.value)
     assert reason.startswith("it is in use by process 7 on far")
     assert "lost its lease" in reason
     assert holder_of(path)["pid"] == 7
+
+
+def test_a_folder_that_is_gone_at_the_end_is_an_error(tmp_path):
+    """Before any sign of life could notice."""
+    folder = tmp_path / "workdir"
+
+    def work():
+        with lease.held(folder / ".lease", folder):
+            shutil.rmtree(folder)
+
+    with pytest.raises(HyperJaxError, match=r"workdir was removed or unmounted"):
+        work()
+
+
+def test_a_full_disk_leaves_no_empty_lease(tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(lease.json, "dumps", full)
+    with pytest.raises(HyperJaxError, match="No space left"), lease.held(tmp_path / "x", "it"):
+        pass
+    assert not (tmp_path / "x").exists()
 
 
 def test_a_process_that_lost_its_lease_ends_before_it_writes_more(tmp_path):
@@ -133,7 +163,7 @@ def test_a_process_that_lost_its_lease_ends_before_it_writes_more(tmp_path):
         timeout=120,
     )  # fmt: skip
     assert (done.returncode, done.stdout) == (2, "")
-    assert re.fullmatch(r"error: it .*lost its lease.*\n", done.stderr)
+    assert re.fullmatch(r"error: the lease .* is gone: it was removed.*\n", done.stderr)
 
 
 RACE = """
