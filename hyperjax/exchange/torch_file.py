@@ -6,6 +6,8 @@ by its name. Tensors are read where they lie in the file, with their checksums; 
 so that no file becomes larger in memory than it is.
 """
 
+import dataclasses
+import functools
 import io
 import mmap
 import pickle
@@ -31,6 +33,8 @@ _BAGS = re.compile(
     r"(checkpoints_to_datasets|ghrp|model_definitions|shrp|torch\.utils\.data|argparse)\b"
 )
 _MAX_PICKLE = 2**30  # bytes
+_MAX_REMEMBERED = 2**20
+_ATOMS = (str, int, float, bool, bytes, type(None))
 _LOCAL_HEADER = 30  # bytes, then name and extra field
 
 
@@ -55,7 +59,9 @@ def read(path: str | Path) -> Any:
     try:
         with open(path, "rb") as file:
             data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-        return _Reader(data).load()
+        archive = _Archive(data)
+        load = _remembered if len(archive.program) <= _MAX_REMEMBERED else _loaded
+        return _filled(load(archive.program), archive, {})
     except FileNotFoundError as error:
         raise HyperJaxError(f"{path}: there is no such file") from error
     except OSError as error:
@@ -68,11 +74,8 @@ def read(path: str | Path) -> Any:
         ) from error
 
 
-class _Reader(pickle._Unpickler):
-    """Of one file, mapped into memory.
-
-    The one written in Python: the other takes memory for as many entries as a damaged byte says.
-    """
+class _Archive:
+    """The ZIP archive of one file, mapped into memory."""
 
     def __init__(self, data: mmap.mmap):
         self._data, self._arrays = data, {}
@@ -89,30 +92,28 @@ class _Reader(pickle._Unpickler):
         order = self._entries.get(f"{self._root}byteorder")
         if order and bytes(self._bytes(order.filename)) != b"little":
             raise _RefusedError("its numbers are big-endian")
-        program = bytes(self._bytes(names[0]))
-        if len(program) > _MAX_PICKLE:
-            raise _RefusedError(f"its data.pkl has {len(program)} bytes")
-        super().__init__(io.BytesIO(program))
+        self.program = bytes(self._bytes(names[0]))
+        if len(self.program) > _MAX_PICKLE:
+            raise _RefusedError(f"its data.pkl has {len(self.program)} bytes")
 
-    def find_class(self, module: str, name: str) -> Any:
-        if module == "torch" and name in _STORAGES:
-            return _STORAGES[name]
-        if (module, name) in _KNOWN:
-            return _KNOWN[module, name]
-        if _BAGS.match(module):
-            return type(name, (Bag,), {})
-        raise _RefusedError(f"it asks for {module}.{name}, which is refused: nothing was executed")
+    def storage(self, stored: "_Storage") -> np.ndarray:
+        """The values float or integer [count] of a storage."""
+        if type(stored) is not _Storage:
+            raise _RefusedError(f"it has a tensor of a {type(stored).__name__}")
+        if stored.key not in self._arrays:
+            values = self._bytes(f"{self._root}data/{stored.key}")
+            self._arrays[stored.key] = np.frombuffer(values, _dtype(stored.kind))[: stored.count]
+            if len(self._arrays[stored.key]) != stored.count:
+                raise _RefusedError(f"tensor {stored.key} has fewer than {stored.count} values")
+        return self._arrays[stored.key]
 
-    def persistent_load(self, pid: Any) -> np.ndarray:
-        kind, storage, key, _, count = pid
-        if kind != "storage" or storage not in _STORAGES.values():
-            raise _RefusedError(f"its tensors are {storage!r}, which are not known")
-        if key not in self._arrays:
-            values = self._bytes(f"{self._root}data/{key}")
-            self._arrays[key] = np.frombuffer(values, _dtype(storage))[:count]
-            if len(self._arrays[key]) != count:
-                raise _RefusedError(f"tensor {key} has fewer than {count} values")
-        return self._arrays[key]
+    def tensor(self, tensor: "_Tensor") -> np.ndarray:
+        values = self.storage(tensor.storage)
+        if np.prod(tensor.size, dtype=object) > values.size:
+            raise _RefusedError(f"a tensor of shape {tuple(tensor.size)} has {values.size} values")
+        width = values.dtype.itemsize
+        steps = tuple(step * width for step in tensor.stride)
+        return np.ndarray(tuple(tensor.size), values.dtype, values, tensor.offset * width, steps)
 
     def _bytes(self, name: str) -> memoryview:
         """The bytes of one entry, where they lie."""
@@ -132,6 +133,80 @@ class _Reader(pickle._Unpickler):
         return values
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Storage:
+    kind: str
+    key: str
+    count: int
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Tensor:
+    storage: _Storage
+    offset: int
+    size: Any
+    stride: Any
+
+
+class _Reader(pickle._Unpickler):
+    """Of what a file holds, without its numbers.
+
+    The one written in Python: the other takes memory for as many entries as a damaged byte says.
+    """
+
+    def find_class(self, module: str, name: str) -> Any:
+        if module == "torch" and name in _STORAGES:
+            return _STORAGES[name]
+        if (module, name) in _KNOWN:
+            return _KNOWN[module, name]
+        if _BAGS.match(module):
+            return type(name, (Bag,), {})
+        raise _RefusedError(f"it asks for {module}.{name}, which is refused: nothing was executed")
+
+    def persistent_load(self, pid: Any) -> _Storage:
+        kind, storage, key, _, count = pid
+        if kind != "storage" or storage not in _STORAGES.values():
+            raise _RefusedError(f"its tensors are {storage!r}, which are not known")
+        return _Storage(storage, key, count)
+
+
+def _loaded(program: bytes) -> Any:
+    return _Reader(io.BytesIO(program)).load()
+
+
+# The checkpoints of one training differ in their numbers only, which are not in the pickle.
+_remembered = functools.lru_cache(maxsize=4)(_loaded)
+
+
+def _filled(value: Any, archive: _Archive, seen: dict[int, Any]) -> Any:
+    """A copy with arrays in place of tensors; what was one object before is one after."""
+    kind = type(value)
+    if kind in _ATOMS:
+        return value
+    if id(value) in seen:
+        return seen[id(value)]
+    if kind is _Tensor:
+        new = archive.tensor(value)
+    elif kind is _Storage:
+        new = archive.storage(value)
+    elif kind in (tuple, set):
+        new = kind(_filled(entry, archive, seen) for entry in value)
+    elif kind is list:
+        new = seen[id(value)] = []
+        new.extend(_filled(entry, archive, seen) for entry in value)
+    elif kind in (dict, OrderedDict):
+        new = seen[id(value)] = kind()
+        for key, entry in value.items():
+            new[_filled(key, archive, seen)] = _filled(entry, archive, seen)
+    elif isinstance(value, Bag):
+        new = seen[id(value)] = kind()
+        new.__dict__.update(_filled(vars(value), archive, seen))
+    else:
+        new = value
+    seen[id(value)] = new
+    return new
+
+
 def _dtype(name: str) -> np.dtype:
     if name == "bfloat16":
         import ml_dtypes
@@ -143,15 +218,11 @@ def _dtype(name: str) -> np.dtype:
 # --- what a pickle may call ---------------------------------------------------------------
 
 
-def _tensor(storage: np.ndarray, offset: int, size: Any, stride: Any, *_: Any) -> np.ndarray:
-    if np.prod(size, dtype=object) > storage.size:
-        raise _RefusedError(f"a tensor of shape {tuple(size)} has {storage.size} values")
-    width = storage.dtype.itemsize
-    steps = tuple(step * width for step in stride)
-    return np.ndarray(tuple(size), storage.dtype, storage, offset * width, steps)
+def _tensor(storage: _Storage, offset: int, size: Any, stride: Any, *_: Any) -> _Tensor:
+    return _Tensor(storage, offset, size, stride)
 
 
-def _parameter(data: np.ndarray, *_: Any) -> np.ndarray:
+def _parameter(data: _Tensor, *_: Any) -> _Tensor:
     return data
 
 

@@ -50,6 +50,25 @@ def test_half_precision(name, rtol):
     assert_state(state_dict.unwrapped(found), rtol=rtol, atol=1e-6)
 
 
+def test_what_was_read_belongs_to_the_reader():
+    """The same pickle is parsed once; no two readings share a container."""
+    first, second = (torch_file.read(TORCH / "wrapped.pt") for _ in range(2))
+    first["epoch"] = "changed"
+    state_dict.unwrapped(first).clear()
+    assert second["epoch"] == 3
+    assert_state(state_dict.unwrapped(second), rtol=0)
+    assert_state(state_dict.unwrapped(torch_file.read(TORCH / "wrapped.pt")), rtol=0)
+
+
+def test_files_of_one_pickle_have_their_own_numbers():
+    state = torch_file.read(TORCH / "cnn.pt")
+    other = {name: values + 1 for name, values in state.items()}
+    for expected in (state, other):
+        found = read_bytes(export.torch_bytes(expected))
+        for name in expected:
+            np.testing.assert_array_equal(found[name], expected[name])
+
+
 def test_what_is_written_is_read_again():
     """To the bit; PyTorch's own reading of it is tested where there is PyTorch."""
     state = torch_file.read(TORCH / "cnn.pt")
