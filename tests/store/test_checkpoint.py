@@ -1,4 +1,6 @@
 import os
+import subprocess
+import sys
 from typing import NamedTuple
 
 import jax
@@ -8,6 +10,7 @@ import optax
 import pytest
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
+from script_calls import ROOT
 
 from hyperjax.errors import HyperJaxError
 from hyperjax.store import checkpoint
@@ -103,3 +106,44 @@ def test_a_folder_that_cannot_be_written(tmp_path):
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(HyperJaxError, match=r"cannot write .*file/ck"):
         checkpoint.save(tmp_path / "file" / "ck", 1, make_state())
+
+
+ON_A_SMALL_DISK = """
+import subprocess, sys
+from pathlib import Path
+import jax, numpy as np
+from hyperjax.errors import HyperJaxError
+from hyperjax.store import checkpoint
+disk = Path(sys.argv[1])
+subprocess.run(["mount", "-t", "tmpfs", "-o", "size=500k", "tmpfs", disk], check=True)
+state = {"x": jax.numpy.asarray(np.random.default_rng(0).normal(size=90_000), "float32")}
+checkpoint.save(disk / "ck", 1, state)
+try:
+    checkpoint.save(disk / "ck", 2, state)
+except HyperJaxError as error:
+    print(error)
+print(checkpoint.latest_step(disk / "ck"), [path.name for path in (disk / "ck").iterdir()])
+kept = checkpoint.restore(disk / "ck", 1, state)
+np.testing.assert_array_equal(kept["x"], state["x"])
+subprocess.run(["mount", "-o", "remount,size=50m", disk], check=True)
+checkpoint.save(disk / "ck", 2, state)
+print(checkpoint.latest_step(disk / "ck"), [path.name for path in (disk / "ck").iterdir()])
+"""
+
+
+def test_a_full_disk_leaves_the_older_checkpoint_and_nothing_else(tmp_path):
+    namespace = ["unshare", "-m" if os.geteuid() == 0 else "-Urm"]
+    if subprocess.run(
+        [*namespace, "mount", "-t", "tmpfs", "tmpfs", str(tmp_path)], capture_output=True
+    ).returncode:
+        pytest.skip("no right to mount")
+    done = subprocess.run(
+        [*namespace, sys.executable, "-c", ON_A_SMALL_DISK, str(tmp_path)],
+        capture_output=True, text=True, cwd=ROOT,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    first, *rest = done.stdout.splitlines()
+    assert first.startswith(
+        f"cannot write {tmp_path}/ck: No space left on device; it needs 0.36 MB"
+    )
+    assert rest == ["1 ['1']", "2 ['2']"]
