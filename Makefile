@@ -6,10 +6,10 @@ STAMP := $(VENV)/.installed
 BENCHMARKS := $(filter-out %/common.py %/torch_peer.py %/torch_denoiser.py %/seeds.py,$(wildcard benchmarks/*.py))
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lowest audit lint bench chaos clean
+.PHONY: help install demo test end-to-end lowest audit lint bench chaos clean
 
 help: ## show this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 install: $(STAMP) ## create the environment (.venv) and install HyperJAX with its tools into it
 
@@ -29,8 +29,11 @@ demo: install ## the whole pipeline on scikit-learn's digits: zoo, autoencoder, 
 	$(BIN)/python evaluate.py --workdir=runs/digits --experiments=fig2,fig4,tab1
 	@echo "The report: runs/digits/report/index.html"
 
-test: install ## run all tests, in two processes
-	$(BIN)/python -m pytest -n 2
+test: install ## run all tests but those of whole commands, in two processes
+	$(BIN)/python -m pytest -n 2 -m "not end_to_end"
+
+end-to-end: install ## run the tests of whole commands: train, sample, evaluate, import, kills
+	$(BIN)/python -m pytest -n 2 -m end_to_end
 
 lowest: ## run all tests with the oldest libraries that are allowed, in .venv-lowest
 	$(PYTHON) -m venv .venv-lowest

@@ -36,3 +36,10 @@ def finished(env, tmp_path_factory):
 def trained(finished, tmp_path_factory):
     """A copy of it for the tests of a file."""
     return shutil.copytree(finished, tmp_path_factory.mktemp("runs") / "smoke")
+
+
+def pytest_collection_modifyitems(items):
+    """Tests that run commands as a user does are `end_to_end`: `make end-to-end` has them."""
+    for item in items:
+        if "env" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.end_to_end)
