@@ -33,7 +33,7 @@ test: install ## run all tests but those of whole commands, in two processes
 	$(BIN)/python -m pytest -n 2 -m "not end_to_end"
 
 end-to-end: install ## run the tests of whole commands: train, sample, evaluate, import, kills
-	$(BIN)/python -m pytest -n 2 -m end_to_end
+	$(BIN)/python -m pytest -n 2 --maxschedchunk=1 -m end_to_end
 
 lowest: ## run all tests with the oldest libraries that are allowed, in .venv-lowest
 	$(PYTHON) -m venv .venv-lowest
