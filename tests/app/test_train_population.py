@@ -95,8 +95,8 @@ def on_devices(task, count):
 def test_a_population_goes_on_on_more_or_fewer_devices(
     small_task, tmp_path, monkeypatch, first, then, chunk_size
 ):
-    """Chunks of 5 are padded to 6 on two devices or three, to 8 on four; where the number of devices
-    chose their size, of 8 or 6, to 9 on three and 8 on four."""
+    """Chunks of 5 are padded to 6 on two devices or three, to 8 on four; where the number of
+    devices chose their size, of 8 or 6, to 9 on three and 8 on four."""
     config = dataclasses.replace(CONFIG, zoo=dataclasses.replace(CONFIG.zoo, chunk_size=chunk_size))
     expected = make_population(tmp_path / "a.safetensors", recipe(5), config, small_task, "a")
     measure, path = lockstep.measure, tmp_path / "b.safetensors"
