@@ -40,6 +40,12 @@ def update_batch_norm(
       batch_size: networks that are computed at once, which bounds the memory.
 
     Raises HyperJaxError if no layer has running statistics, and for shapes that do not fit.
+
+    >>> hidden = hj.LayerSpec("fc1", "dense", (4, 784), norm="batch")
+    >>> spec = hj.WeightSpec((hidden, hj.LayerSpec("fc2", "dense", (10, 4))), "relu")
+    >>> networks = jnp.ones((2, spec.num_params))
+    >>> hj.update_batch_norm(spec, networks, images.train).shape
+    (2, 3206)
     """
     if not any(layer.norm == "batch" for layer in spec.layers):
         raise HyperJaxError(f"no layer of {', '.join(spec.names)} has batch normalisation")
