@@ -65,16 +65,15 @@ def enter_namespace() -> None:
     os.execvpe("unshare", command, os.environ | {INSIDE: "1"})
 
 
-def fill(disk: Path, room: int) -> Path:
+def fill(disk: Path, room: int) -> None:
     """Take all of a file system but `room` bytes."""
-    hog, block = disk / ".hog", bytes(2**20)
-    with open(hog, "wb", buffering=0) as file:
+    block = bytes(2**20)
+    with open(disk / ".hog", "wb", buffering=0) as file:
         try:
             while True:
                 file.write(block)
         except OSError:
             file.truncate(max(0, file.tell() - room))
-    return hog
 
 
 def strike(fault: str, disk: Path, room: int) -> bool:

@@ -149,9 +149,12 @@ def run(task: Callable[[], Any]) -> None:
 
 
 def _lost_another(error: RuntimeError) -> bool:
+    """Whether it is the transport between processes that failed."""
     import jax
 
-    return isinstance(error, jax.errors.JaxRuntimeError) and jax.process_count() > 1
+    signs = ("UNAVAILABLE", "DEADLINE_EXCEEDED", "ABORTED", "Gloo", "NCCL")
+    ours = isinstance(error, jax.errors.JaxRuntimeError) and jax.process_count() > 1
+    return ours and any(sign in str(error) for sign in signs)
 
 
 def parse_flags(argv: list[str]) -> list[str]:

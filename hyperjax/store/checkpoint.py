@@ -6,7 +6,8 @@ Orbax is imported where it is used: a finished workdir is loaded without it, and
 import os
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -42,9 +43,9 @@ def save(folder: str | Path, step: int, state: Any) -> None:
 
 def _of_system(error: OSError | ValueError) -> OSError:
     """The system's error in one of TensorStore's, which gives its number in its text."""
-    found = re.search(r"os_error_code='(\d+)'", str(error))
     if isinstance(error, OSError):
         return error
+    found = re.search(r"os_error_code='(\d+)'", str(error))
     if found is None:
         raise error
     return OSError(int(found[1]), os.strerror(int(found[1])))
@@ -69,49 +70,47 @@ def restore(folder: str | Path, step: int, like: Any) -> Any:
 
     Raises HyperJaxError, naming its folder, if that cannot be done.
     """
-    return _load(Path(folder).absolute(), step, like, _shapes)
+    with _opened(Path(folder).absolute(), step) as checkpointer:
+        return checkpointer.load(step, _abstract(like))
 
 
 def restore_members(folder: str | Path, step: int, like: Any) -> Any:
     """`restore` of leaves whose first axis is that of members, saved on any number of devices: it
     is padded by its last rows, or cut."""
-
-    def as_saved(saved, like):
-        count = jax.tree.leaves(saved, is_leaf=lambda x: hasattr(x, "shape"))[0].shape[0]
-        shapes = _shapes(saved, like)
-        if all(leaf.shape[0] == count for leaf in jax.tree.leaves(like)):
-            return shapes
-        return jax.tree.map(
+    with _opened(Path(folder).absolute(), step) as checkpointer:
+        saved = checkpointer.metadata(step).metadata
+        count = jax.tree.leaves(saved, is_leaf=lambda leaf: hasattr(leaf, "shape"))[0].shape[0]
+        size = len(jax.tree.leaves(like)[0])
+        if count == size:
+            return checkpointer.load(step, _abstract(like))
+        everywhere = jax.tree.map(
             lambda leaf: leaf.update(
                 shape=(count, *leaf.shape[1:]),
                 sharding=NamedSharding(leaf.sharding.mesh, PartitionSpec()),
             ),
-            shapes,
+            _abstract(like),
         )
-
-    def placed(leaf, target):
-        if leaf.shape == target.shape:
-            return leaf
-        rows = np.minimum(np.arange(len(target)), len(leaf) - 1)
-        return distributed.put(np.asarray(leaf)[rows], target.sharding)
-
-    return jax.tree.map(placed, _load(Path(folder).absolute(), step, like, as_saved), like)
+        found = checkpointer.load(step, everywhere)
+    rows = np.minimum(np.arange(size), count - 1)
+    return jax.tree.map(
+        lambda leaf, target: distributed.put(np.asarray(leaf)[rows], target.sharding), found, like
+    )
 
 
-def _shapes(saved: Any, like: Any) -> Any:
-    """Shapes and sharding of `like`, whatever was saved."""
+def _abstract(like: Any) -> Any:
     return jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding), like
     )
 
 
-def _load(path: Path, step: int, like: Any, wanted: Callable[[Any, Any], Any]) -> Any:
-    """`wanted` gets what the checkpoint says of itself, and `like`."""
+@contextmanager
+def _opened(path: Path, step: int) -> Iterator[Any]:
+    """Orbax's checkpointer, whose refusals become errors that name the checkpoint."""
     from orbax.checkpoint import v1 as ocp
 
     try:
         with ocp.training.Checkpointer(path) as checkpointer:
-            return checkpointer.load(step, wanted(checkpointer.metadata(step).metadata, like))
+            yield checkpointer
     except (OSError, ValueError, KeyError) as error:
         raise HyperJaxError(
             f"checkpoint {path}/{step} cannot be restored ({error}); delete that folder to train "

@@ -43,6 +43,18 @@ class KilledError(Exception):
     """Stands for a kill: raised from within a run."""
 
 
+def die_at(patch, epoch):
+    """From now on a run is killed when it comes to measure that epoch."""
+    measure = lockstep.measure
+
+    def dying(task, state, trained, *args):
+        if trained.epoch == epoch:
+            raise KilledError
+        return measure(task, state, trained, *args)
+
+    patch.setattr(lockstep, "measure", dying)
+
+
 def test_chunks_and_kills_do_not_change_a_population(small_task, tmp_path, monkeypatch):
     """5 members in chunks of 2, killed in the second chunk, against one chunk uninterrupted."""
     whole = dataclasses.replace(CONFIG, zoo=dataclasses.replace(CONFIG.zoo, chunk_size=6))
@@ -99,17 +111,11 @@ def test_a_population_goes_on_on_more_or_fewer_devices(
     devices chose their size, of 8 or 6, to 9 on three and 8 on four."""
     config = dataclasses.replace(CONFIG, zoo=dataclasses.replace(CONFIG.zoo, chunk_size=chunk_size))
     expected = make_population(tmp_path / "a.safetensors", recipe(5), config, small_task, "a")
-    measure, path = lockstep.measure, tmp_path / "b.safetensors"
-
-    def dying(task, state, trained, *args):
-        if trained.epoch == 3:
-            raise KilledError
-        return measure(task, state, trained, *args)
-
-    monkeypatch.setattr(lockstep, "measure", dying)
-    with pytest.raises(KilledError):
-        make_population(path, recipe(5), config, on_devices(small_task, first), "b")
-    monkeypatch.setattr(lockstep, "measure", measure)
+    path = tmp_path / "b.safetensors"
+    with monkeypatch.context() as patch:
+        die_at(patch, epoch=3)
+        with pytest.raises(KilledError):
+            make_population(path, recipe(5), config, on_devices(small_task, first), "b")
     trained, train_epoch = [], engines.train_epoch
 
     def counting(engine, state, hyper, images, root, epoch):
@@ -177,18 +183,11 @@ def test_a_killed_repair_leaves_the_damage_and_begins_anew(small_task, tmp_path,
     make_population(path, recipe(3), CONFIG, small_task, "a")
     whole = path.read_bytes()
     changed(path, [0, 2])
-    measure = lockstep.measure
-
-    def dying(task, state, trained, *args):
-        if trained.epoch == 2:
-            raise KilledError
-        return measure(task, state, trained, *args)
-
-    monkeypatch.setattr(lockstep, "measure", dying)
-    with pytest.raises(KilledError):
-        repair_population(path, recipe(3), CONFIG, small_task, "a")
+    with monkeypatch.context() as patch:
+        die_at(patch, epoch=2)
+        with pytest.raises(KilledError):
+            repair_population(path, recipe(3), CONFIG, small_task, "a")
     assert zoo_file.damaged(path)["weights"].tolist() == [0, 2]
-    monkeypatch.undo()
     repair_population(path, recipe(3), CONFIG, small_task, "a")
     assert path.read_bytes() == whole
 
