@@ -36,7 +36,8 @@ def make_population(path: Path, recipe: Recipe, config: Config, task: Task, titl
         if not _is_of(made, recipe, task.engine.spec):
             raise _of_others(path)
     else:
-        _train(path, checkpoints, recipe, config, task, title)
+        with stop.deferred():  # from before there is a file: what has begun can be gone on with
+            _train(path, checkpoints, recipe, config, task, title)
         distributed.barrier(f"{path} is written")
         made = zoo_file.read(path)
     files.remove(checkpoints)  # also one left by a kill at the last moment
@@ -67,7 +68,7 @@ def _train(
     target, done = _resume(partial, checkpoints, recipe, task.engine.spec)
     chunks = np.split(np.arange(len(recipe.members)), range(size, len(recipe.members), size))
     steps = max(int(recipe.epochs[-1]), 1)  # of a chunk
-    with progress.bar(title, len(chunks) * steps, done) as advance, stop.deferred():
+    with progress.bar(title, len(chunks) * steps, done) as advance:
         saved = time.monotonic()
         for number, rows in enumerate(chunks):
             first = number * steps
