@@ -42,7 +42,7 @@ def ceilings() -> dict[str, float]:
     import jax
     import jax.numpy as jnp
 
-    from hyperjax.app import plan
+    from hyperjax.app import machine
 
     devices = jax.devices()
     mesh = jax.sharding.Mesh(np.asarray(devices), ("x",))
@@ -54,7 +54,7 @@ def ceilings() -> dict[str, float]:
     copied = best_of(lambda: np.copyto(np.empty_like(buffer), buffer), 3)
     return {
         "matmul_gflops": len(devices) * 2 * 1024**3 / seconds / 1e9,
-        "matmul_gflops_one_device": plan.matmul_rate(devices[0]) / 1e9,
+        "matmul_gflops_one_device": machine.matmul_rate(devices[0]) / 1e9,
         "copy_gb_per_s": 2 * buffer.nbytes / copied / 1e9,
     }
 

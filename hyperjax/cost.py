@@ -169,14 +169,13 @@ def denoiser_params(c: GraphConfig, spec: WeightSpec) -> int:
     return c.rounds * (sum(_round_weights(c)) + shifts) + ends + positions
 
 
-def denoiser_bytes(config: DenoiserConfig, spec: WeightSpec) -> int:
-    """Memory of training the denoiser on a device: Wiener denoisers of all folds and of all
-    members; weights, average, gradients and moments; activations of the examples computed at once.
-    """
-    c = config.graph
-    linear = 4 * (config.folds + 1) * spec.num_params**2 * (not c.equivariant)
+def denoiser_bytes(config: DenoiserConfig, spec: WeightSpec, vectors: int, examples: int) -> int:
+    """Memory of training the denoiser of so many vectors on a device: Wiener denoisers of all folds
+    and of all members; weights, average, gradients and moments; activations of the `examples` that
+    are computed at once."""
+    c, size = config.graph, spec.num_params
+    linear = 4 * (config.folds + 1) * min(vectors, size) * size * (not c.equivariant)
     kept = 6 * 4 * denoiser_params(c, spec)
-    examples = config.micro_batch or config.training.batch_size
     return linear + kept + examples * _graph_activations(c, spec)
 
 

@@ -117,13 +117,12 @@ def test_the_denoisers_operations_are_those_that_xla_counts():
 
 
 def test_the_denoisers_memory():
-    """Wiener denoisers of all folds, and of an equivariant one none; more examples at once."""
+    """Wiener denoisers of all folds, of as many axes as there are vectors, and of an equivariant
+    one none; more examples at once."""
     config = DenoiserConfig(graph=GRAPH, folds=8)
     bare = DenoiserConfig(graph=dataclasses.replace(GRAPH, equivariant=True), folds=8)
-    linear, other = cost.denoiser_bytes(config, SPEC), cost.denoiser_bytes(bare, SPEC)
-    assert linear - other == pytest.approx(9 * 4 * SPEC.num_params**2, rel=0.05)
-    few, many = (
-        cost.denoiser_bytes(dataclasses.replace(config, micro_batch=size), SPEC) for size in (4, 64)
-    )
-    assert many == linear
-    assert few < many
+    for vectors, axes in ((100, 100), (5000, SPEC.num_params)):
+        linear, other = (cost.denoiser_bytes(c, SPEC, vectors, 4) for c in (config, bare))
+        assert linear - other == pytest.approx(9 * 4 * axes * SPEC.num_params, rel=0.05, abs=2e6)
+    few, more, most = (cost.denoiser_bytes(config, SPEC, 100, count) for count in (0, 4, 64))
+    assert most - few == 16 * (more - few) > 0

@@ -139,13 +139,25 @@ def run(task: Callable[[], Any]) -> None:
         task()
     except (HyperJaxError, OSError) as error:
         refuse(error)
-    except RuntimeError as error:  # XLA's, of a collective operation
+    except MemoryError as error:
+        _refuse_memory(error)
+    except RuntimeError as error:  # XLA's
+        if "RESOURCE_EXHAUSTED" in str(error):
+            _refuse_memory(error)
         if not _lost_another(error):
             raise
         first = str(error).splitlines()[0]
         refuse(f"another process of this run was lost; start all of them again ({first})")
     except stop.Terminated:
         stop.exit_stopped()
+
+
+def _refuse_memory(error: Exception) -> NoReturn:
+    first = (str(error) or "no more to be had").splitlines()[0]
+    refuse(
+        f"out of memory: {first}. Where this is a training, the same command goes on from its last "
+        "checkpoint; fewer at once need less: config fields zoo.chunk_size, denoiser.micro_batch"
+    )
 
 
 def _lost_another(error: RuntimeError) -> bool:

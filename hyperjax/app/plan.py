@@ -1,19 +1,20 @@
-"""What this machine has left, and what a command is going to take of it: shown, and refused if it
-cannot fit, before it starts."""
+"""What a command is going to take of this machine: shown, and refused if it cannot fit, before it
+starts; and beside it what it took, when it is over."""
 
 import math
-import shutil
-import time
+from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 from rich.table import Table
 
 from hyperjax import cost
+from hyperjax.app import machine
+from hyperjax.app.machine import on_cpu
 from hyperjax.app.progress import console
 from hyperjax.config import AutoencoderConfig, DenoiserConfig, ZooConfig
+from hyperjax.diffusion.denoiser_training import examples_at_once
 from hyperjax.errors import HyperJaxError
 from hyperjax.hyperrep.training import used_devices
 from hyperjax.population import Engine
@@ -23,6 +24,13 @@ from hyperjax.weights import WeightSpec
 # Share of a matrix product's rate that the stages reach on a CPU (docs/performance.md). There
 # is no such figure for accelerators yet.
 _EFFICIENCY = {"cpu": 0.25}
+# Bytes of a process on a CPU beside its arrays: Python and the libraries, then what a stage of each
+# kind adds to it with its compiled programs, and a second one of its kind; a stage has those of the
+# stages before it too. And how often the weights that a stage learns from lie in memory at worst.
+# All are measured (benchmarks/memory.py).
+PROCESS = 0.25e9
+_PROGRAMS = {"zoo": (0.17e9, 0), "hyperrep": (0.55e9, 0.25e9), "denoiser": (0.45e9, 0)}
+_COPIES = 8
 
 
 class Stage(NamedTuple):
@@ -60,7 +68,7 @@ def population_stage(
     each, local = math.ceil(together / devices), len(engine.mesh.local_devices)
     at_once = each if engine.mapping == "vmap" else 1
     pixels = sum(images.values()) * spec.channels * math.prod(spec.image_size)
-    memory = pixels / (local if _on_cpu() else 1)  # whose devices share one copy
+    memory = _copied(pixels, local)
     memory += each * cost.member_bytes(spec)
     memory += at_once * min(engine.micro_batch, images["train"]) * cost.activation_bytes(spec)
     disk = copies * cost.zoo_bytes(spec, members, snapshots) + together * cost.member_bytes(spec)
@@ -74,7 +82,8 @@ def autoencoder_stage(
     used = used_devices(config, spec)
     local = sum(device.process_index == jax.process_index() for device in used)
     samples = zoo.split[0] * zoo.num_members * len(config.data.epochs_seen)
-    memory = cost.autoencoder_bytes(config, spec, len(used)) + 4 * samples * spec.num_params
+    memory = cost.autoencoder_bytes(config, spec, len(used))
+    memory += _copied(4 * samples * spec.num_params, local)
     disk = 2 * 4 * 5 * cost.autoencoder_params(config.architecture, spec)  # two checkpoints
     work = config.training.steps * cost.autoencoder_flops(config, spec)
     return Stage(name, work, memory, local, "autoencoder", disk)
@@ -83,46 +92,66 @@ def autoencoder_stage(
 def denoiser_stage(config: DenoiserConfig, zoo: ZooConfig, spec: WeightSpec) -> Stage:
     """Train the denoiser."""
     samples = zoo.split[0] * zoo.num_members * config.snapshots
-    params = cost.denoiser_params(config.graph, spec)
-    memory = cost.denoiser_bytes(config, spec) + 4 * samples * spec.num_params
+    params, platform = cost.denoiser_params(config.graph, spec), jax.local_devices()[0].platform
     local = min(jax.local_device_count(), max(1, config.training.batch_size // 8))
+    examples = examples_at_once(config, platform)
+    memory = cost.denoiser_bytes(config, spec, int(samples), examples)
+    memory += _copied(4 * samples * spec.num_params, local)
     work = config.training.steps * cost.denoiser_flops(config, spec)
     return Stage("denoiser", work, memory, local, "denoiser", 2 * 4 * 6 * params)
 
 
-def _on_cpu() -> bool:
-    return jax.local_devices()[0].platform == "cpu"
+def _copied(size: float, devices: int) -> float:
+    """Bytes on each of so many devices of a host, of `size` bytes that all of them work with. Those
+    of a CPU share what they need not have each."""
+    return _COPIES * size / devices if on_cpu() else size
 
 
-def announce(stages: list[Stage], folder: Path, devices: list[jax.Device]) -> None:
-    """Print the table of stages and check that the machine can hold them."""
-    rate = _EFFICIENCY.get(devices[0].platform, 0)
+def totals(stages: list[Stage]) -> dict[str, float]:
+    """Bytes at most, by stage: of the process, whose memory the devices of a CPU share, or of each
+    accelerator."""
+    if not on_cpu():
+        return {stage.name: stage.memory for stage in stages}
+    found, programs, seen = {}, PROCESS, set()
+    for stage in stages:
+        kind = stage.name.split("/")[0]
+        programs += _PROGRAMS.get(kind, (0, 0))[kind in seen]
+        seen.add(kind)
+        found[stage.name] = programs + stage.memory * stage.devices
+    return found
+
+
+def announce(stages: list[Stage], folder: Path, devices: list[jax.Device]) -> float:
+    """Print the table of stages and check that the machine can hold them. Returns operations per
+    second, by which the stages' times are told; 0 where they are not known."""
+    first = jax.local_devices()[0]
+    rate = _EFFICIENCY.get(first.platform, 0)
     if rate:  # a product uses all cores of its host, whatever the number of virtual devices
-        hosts = len(devices) / jax.local_device_count()
-        rate *= hosts * matmul_rate(jax.local_devices()[0])
+        rate *= len(devices) / jax.local_device_count() * machine.matmul_rate(first)
     caption = f"time: arithmetic at {100 * _EFFICIENCY['cpu']:.0f} % of a matrix product's rate; "
     caption += "compilation, alignment and validation come on top"
     table = Table(title="what this is going to take, about", caption=caption if rate else None)
-    for column in ("stage", "operations", "memory a device", "disk", "time"):
+    memory = "memory" if on_cpu() else "memory a device"
+    for column in ("stage", "operations", memory, "disk", "time"):
         table.add_column(column, justify="left" if column == "stage" else "right")
+    whole = totals(stages)
     for stage in stages:
-        seconds = _time(stage.flops / rate) if rate else "not known here"
-        memory, disk = (_amount(x, "B") for x in (stage.memory, stage.disk))
-        table.add_row(stage.name, _amount(stage.flops, "FLOP"), memory, disk, seconds)
+        sizes = _amount(whole[stage.name], "B"), _amount(stage.disk, "B")
+        table.add_row(stage.name, _amount(stage.flops, "FLOP"), *sizes, _announced(stage, rate))
     console.print(table)
-    check(stages, folder, free_memory(jax.local_devices()[0]), free_disk(folder))
+    free, ours = machine.free_memory(first), machine.used_memory(first) if on_cpu() else 0
+    check(stages, folder, None if free is None else free + (ours or 0), machine.free_disk(folder))
+    return rate
 
 
 def check(stages: list[Stage], folder: Path, memory: int | None, disk: int) -> None:
-    """Raise HyperJaxError, naming what to change, if the stages need more than there is.
-
-    On a CPU all devices share `memory`; a stage's need is then that of all of them.
-    """
+    """Raise HyperJaxError, naming what to change, if the stages need more than there is for them:
+    `memory` and `disk` in bytes."""
+    whole = totals(stages)
     for stage in stages:
-        need = stage.memory * (stage.devices if _on_cpu() else 1)
-        if memory is not None and need > memory:
+        if memory is not None and whole[stage.name] > memory:
             raise HyperJaxError(
-                f"{stage.name} needs about {_amount(need, 'B')} of memory, "
+                f"{stage.name} needs about {_amount(whole[stage.name], 'B')} of memory, "
                 f"{_amount(memory, 'B')} are free; reduce config field {stage.field}, or "
                 "num_train"
             )
@@ -132,6 +161,26 @@ def check(stages: list[Stage], folder: Path, memory: int | None, disk: int) -> N
             f"{folder}: this needs about {_amount(needed, 'B')} of disk, {_amount(disk, 'B')} are "
             "free; choose another --workdir, or fewer of config field zoo.snapshots"
         )
+
+
+def compare(stages: list[Stage], rate: float, entry: Mapping[str, Any]) -> None:
+    """Print what the stages took, seconds by name in "stages" of the manifest's `entry` and bytes
+    in "memory" and "announced", beside what `announce` said."""
+    table = Table(title="what it took, and what was announced")
+    for column in ("stage", "time", "announced", "memory", "announced"):
+        table.add_column(column, justify="left" if column == "stage" else "right")
+    for stage in stages:
+        if stage.name in entry["stages"]:
+            seconds, most = (entry[field][stage.name] for field in ("stages", "memory"))
+            memory = "not known" if most is None else _amount(most, "B")
+            announced = _announced(stage, rate), _amount(entry["announced"][stage.name], "B")
+            table.add_row(stage.name, _time(seconds), announced[0], memory, announced[1])
+    if table.rows:
+        console.print(table)
+
+
+def _announced(stage: Stage, rate: float) -> str:
+    return _time(stage.flops / rate) if rate else "not known here"
 
 
 def _amount(value: float, unit: str) -> str:
@@ -146,50 +195,3 @@ def _time(seconds: float) -> str:
     if seconds < 90:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
-
-
-def free_memory(device: jax.Device) -> int | None:
-    """Bytes that a device has left; None where the system does not say.
-
-    A CPU device's are the host's, within the limits of the container it runs in.
-    """
-    if device.platform != "cpu":
-        stats = device.memory_stats() or {}
-        if "bytes_limit" not in stats:
-            return None
-        return stats["bytes_limit"] - stats.get("bytes_in_use", 0)
-    free = []
-    for line in _lines(Path("/proc/meminfo")):
-        if line.startswith("MemAvailable:"):
-            free.append(1024 * int(line.split()[1]))
-    limit, used = (_lines(Path(f"/sys/fs/cgroup/memory.{x}")) for x in ("max", "current"))
-    if limit and used and limit[0].strip().isdigit():
-        free.append(int(limit[0]) - int(used[0]))
-    return min(free) if free else None
-
-
-def _lines(path: Path) -> list[str]:
-    try:
-        return path.read_text().splitlines()
-    except OSError:  # not on Linux, or not in a container
-        return []
-
-
-def free_disk(folder: Path) -> int:
-    """Bytes left where `folder` is, or would be."""
-    while not folder.exists():
-        folder = folder.parent
-    return shutil.disk_usage(folder).free
-
-
-def matmul_rate(device: jax.Device, size: int = 1024, seconds: float = 0.1) -> float:
-    """float32 operations per second that a matrix product reaches on one device."""
-    x = jax.device_put(jnp.full((size, size), 1 / size, jnp.float32), device)
-    multiply = jax.jit(lambda x: x @ x)
-    multiply(x).block_until_ready()
-    rate, end = 0.0, time.perf_counter() + seconds
-    while time.perf_counter() < end:
-        start = time.perf_counter()
-        x = multiply(x).block_until_ready()
-        rate = max(rate, 2 * size**3 / (time.perf_counter() - start))
-    return rate

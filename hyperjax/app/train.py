@@ -1,7 +1,6 @@
 """`train.py`: the zoo, then the hyper-representations that the configuration asks for."""
 
 import dataclasses
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,7 +10,7 @@ import jax
 import numpy as np
 
 from hyperjax import distributed, zoo
-from hyperjax.app import foreign_zoo, integrity, plan, progress, stage, train_denoiser
+from hyperjax.app import foreign_zoo, integrity, machine, plan, progress, stage, train_denoiser
 from hyperjax.app.progress import console
 from hyperjax.app.run import Run, main_name, set_precision, variants
 from hyperjax.app.stage import Stage
@@ -49,8 +48,8 @@ def run(config: Config, folder: Path, wait: float = 0.0) -> Run:
         facts = {"seed": config.seed, "data": data, "source": source}
         with workdir.recorded(folder, **facts) as entry:
             _compare_versions(folder, entry)
-            entry["stages"] = {}
-            _build(made, entry["stages"])
+            entry["stages"], entry["memory"] = {}, {}
+            _build(made, entry)
             files.remove_if_empty(folder / "checkpoints")
         console.print(f"{folder} is finished after {entry['seconds']:.0f} s")
         return made
@@ -84,18 +83,19 @@ def _compare_versions(folder: Path, entry: dict[str, Any]) -> None:
             )
 
 
-def _build(made: Run, stages: dict[str, float]) -> None:
-    """`stages` receives the seconds of what is made from its beginning."""
+def _build(made: Run, entry: dict[str, Any]) -> None:
+    """`entry` receives what the stages took that were made from their beginning: "stages" the
+    seconds, "memory" the bytes, and "announced" those that were."""
     config, folder, path = made.config, made.folder, workdir.zoo_path(made.folder)
     if config.zoo.path:
         foreign_zoo.make_zoo(config, path, made.images if made.has_images else None)
-        _announce(made)
+        stages, rate = _announce(made, entry)
     else:
         recipe, title = zoo_recipe(config, made.images), f"zoo {config.dataset}"
         if config.zoo.repair and path.exists():
             repair_population(path, recipe, config, made.task, title)
-        _announce(made)
-        with _timed(stages, "zoo", path, path.with_suffix(".checkpoints")):
+        stages, rate = _announce(made, entry)
+        with _measured(entry, "zoo", path, path.with_suffix(".checkpoints")):
             make_population(path, recipe, config, made.task, title)
     integrity.check_zoo(path)
     if made.has_images:
@@ -106,30 +106,34 @@ def _build(made: Run, stages: dict[str, float]) -> None:
             console.print("aligning the zoo to a reference member ...")
     for name in variants(config):
         path = workdir.hyperrep_path(folder, name)
-        with _timed(stages, f"hyperrep/{name}", path, checkpoint_folder(folder, name)):
+        with _measured(entry, f"hyperrep/{name}", path, checkpoint_folder(folder, name)):
             make_hyperrep(name, made)
     if config.denoiser.training.steps:
         path = workdir.denoiser_path(folder)
-        with _timed(stages, "denoiser", path, train_denoiser.checkpoint_folder(made)):
+        with _measured(entry, "denoiser", path, train_denoiser.checkpoint_folder(made)):
             train_denoiser.make_denoiser(made)
     main = main_name(config)
     step = made.hyperreps.info(main)["best_step"]
     console.print(f"{main} is used as of {chosen(config.autoencoder, step)}")
+    plan.compare(stages, rate, entry)
 
 
 @contextmanager
-def _timed(
-    stages: dict[str, float], stage: str, product: Path, checkpoints: Path
+def _measured(
+    entry: dict[str, Any], stage: str, product: Path, checkpoints: Path
 ) -> Iterator[None]:
-    """Note the seconds of a stage, unless it is only read, or goes on from an earlier command."""
-    whole, start = not product.exists() and not checkpoints.exists(), time.monotonic()
-    yield
-    if whole:
-        stages[stage] = round(time.monotonic() - start, 2)
+    """Note what a stage takes, unless it is only read, or goes on from an earlier command."""
+    whole = not product.exists() and not checkpoints.exists()
+    with machine.measured() as took:
+        yield
+        if whole:
+            seconds, entry["memory"][stage] = took()
+            entry["stages"][stage] = round(seconds, 2)
 
 
-def _announce(made: Run) -> None:
-    """Say what is going to be made and what it takes, or refuse it."""
+def _announce(made: Run, entry: dict[str, Any]) -> tuple[list[plan.Stage], float]:
+    """Say what is going to be made and what it takes, or refuse it. Returns the stages, and the
+    operations per second that their times are told by."""
     config, folder, stages = made.config, made.folder, []
     if workdir.zoo_path(folder).exists():
         spec, members = made.zoo.spec, len(made.zoo.members)
@@ -140,12 +144,11 @@ def _announce(made: Run) -> None:
     zoo = dataclasses.replace(config.zoo, num_members=members)
     for name, variant in variants(config).items():
         if not workdir.hyperrep_path(folder, name).exists():
-            title = f"hyper-representation {name}"
-            stages += [plan.autoencoder_stage(title, variant, zoo, spec)]
+            stages += [plan.autoencoder_stage(f"hyperrep/{name}", variant, zoo, spec)]
     if config.denoiser.training.steps and not workdir.denoiser_path(folder).exists():
         stages += [plan.denoiser_stage(config.denoiser, zoo, spec)]
-    if stages:
-        plan.announce(stages, folder, jax.devices())
+    entry["announced"] = {name: round(size) for name, size in plan.totals(stages).items()}
+    return stages, plan.announce(stages, folder, jax.devices()) if stages else 0.0
 
 
 def zoo_recipe(config: Config, images: ImageData) -> Recipe:

@@ -5,7 +5,7 @@ A whole training is `hyperrep.training.run_steps` with the step of this file.
 
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import jax
@@ -100,13 +100,10 @@ def folded(
     order = np.random.default_rng(seed).permutation(members)
     rows = np.arange(len(vectors)).reshape(members, each)
     parts = [rows[part].ravel() for part in np.array_split(order, count)]
-    fitted = [whole(config, spec, np.delete(vectors, part, axis=0)) for part in parts]
+    fitted = (whole(config, spec, np.delete(vectors, part, axis=0)) for part in parts)
     most = max(len(part) for part in parts)
     rows = np.stack([np.resize(part, most) for part in parts])  # a smaller fold repeats its first
-    axes = max(len(one.axes) for one in fitted)
-    padded = [_padded(one, axes) for one in fitted]
-    stacked = Wiener(*(np.stack(leaves) for leaves in zip(*padded, strict=True)))
-    return Data(vectors[rows], quantiles[rows], stacked)
+    return Data(vectors[rows], quantiles[rows], _stacked(fitted, count, min(vectors.shape)))
 
 
 def _quantiles(quality: np.ndarray) -> np.ndarray:
@@ -119,12 +116,21 @@ def _quantiles(quality: np.ndarray) -> np.ndarray:
     return found
 
 
-def _padded(wiener: Wiener, axes: int) -> Wiener:
-    """With axes of zeros, which change nothing."""
-    more = axes - len(wiener.axes)
-    return wiener._replace(
-        axes=np.pad(wiener.axes, ((0, more), (0, 0))),
-        variances=np.pad(wiener.variances, (0, more)),
+def _stacked(fitted: Iterator[Wiener], count: int, most: int) -> Wiener:
+    """`count` Wiener denoisers as one of arrays [count, ...], the axes of all of them, at `most` so
+    many, filled up with axes of zeros, which change nothing. None is kept beside: they are the
+    largest arrays of a training."""
+    sizes, leaves = [], None
+    for number, one in enumerate(fitted):
+        if leaves is None:
+            room = Wiener(one.mean, np.zeros((most, len(one.mean))), np.zeros(most), one.rest)
+            leaves = Wiener(*(np.zeros((count, *leaf.shape), np.float32) for leaf in room))
+        size = len(one.axes)
+        leaves.mean[number], leaves.rest[number] = one.mean, one.rest
+        leaves.axes[number, :size], leaves.variances[number, :size] = one.axes, one.variances
+        sizes.append(size)
+    return leaves._replace(
+        axes=leaves.axes[:, : max(sizes)], variances=leaves.variances[:, : max(sizes)]
     )
 
 
@@ -185,16 +191,20 @@ def loss_fn(trainer: Trainer, params: Params, batch: Batch) -> Array:
     return jnp.mean((output - target) ** 2)
 
 
+def examples_at_once(config: DenoiserConfig, platform: str) -> int:
+    """Of a batch, on one device."""
+    most = _MICRO_BATCH if platform == "cpu" else config.training.batch_size
+    return config.micro_batch or most
+
+
 def _grads(trainer: Trainer, params: Params, batch: Batch) -> tuple[Array, Params]:
     """Loss and gradient, each device computing its share of the batch in small parts."""
-    size = trainer.config.micro_batch
-    if not size and trainer.mesh.devices.flat[0].platform == "cpu":
-        size = _MICRO_BATCH
+    size = examples_at_once(trainer.config, trainer.mesh.devices.flat[0].platform)
     value_and_grad = jax.value_and_grad(functools.partial(loss_fn, trainer))
 
     def local(params, batch):
         count = len(batch.sigma)
-        parts = count // size if size and count % size == 0 else 1
+        parts = count // size if count % size == 0 else 1
         batch = jax.tree.map(lambda x: x.reshape(parts, -1, *x.shape[1:]), batch)
 
         def body(total, part):

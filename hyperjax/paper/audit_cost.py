@@ -14,7 +14,7 @@ from hyperjax import cost as flops
 from hyperjax import hyperrep, population
 from hyperjax.analysis import payoff
 from hyperjax.analysis.payoff import Payoff, Stage
-from hyperjax.app import plan, progress
+from hyperjax.app import machine, plan, progress
 from hyperjax.app.context import Context
 from hyperjax.app.populations import FILE, drawing, from_scratch, generated, sources
 from hyperjax.app.run import Run
@@ -61,7 +61,7 @@ def run(context: Context) -> Cost:
         for label in labels:
             draws.append(_drawing(context, label))
             advance(1, label)
-        rate = plan.matmul_rate(jax.local_devices()[0], seconds=0.5)
+        rate = machine.matmul_rate(jax.local_devices()[0], seconds=0.5)
         advance(1, "matrix product")
     main = f"hyper-representation {trained.main}"
     setup = sum(stage.seconds for stage in stages if stage.name in ("zoo", main))

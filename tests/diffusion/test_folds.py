@@ -42,12 +42,14 @@ def test_every_member_is_in_one_fold_whose_wiener_denoiser_has_not_seen_it():
 
 
 def test_axes_that_fill_up_change_nothing():
-    fitted, noisy = wiener.fit(MEMBERS[:10]), vectors_of(MLP, 4, seed=1)
-    padded = training._padded(fitted, 33)
-    assert padded.axes.shape == (33, SIZE)
-    np.testing.assert_allclose(
-        wiener.denoise(padded, noisy, 0.7), wiener.denoise(fitted, noisy, 0.7), atol=1e-5
-    )
+    both, noisy = (wiener.fit(MEMBERS[:10]), wiener.fit(MEMBERS[:33])), vectors_of(MLP, 4, seed=1)
+    stacked = training._stacked(iter(both), 2, 40)
+    assert stacked.axes.shape == (2, len(both[1].axes), SIZE)
+    for number, fitted in enumerate(both):
+        one = wiener.Wiener(*(leaf[number] for leaf in stacked))
+        np.testing.assert_allclose(
+            wiener.denoise(one, noisy, 0.7), wiener.denoise(fitted, noisy, 0.7), atol=1e-5
+        )
 
 
 def test_the_seed_shuffles_the_folds():
