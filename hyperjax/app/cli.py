@@ -1,11 +1,11 @@
 """What the commands share: devices, processes, errors, interruption."""
 
 import contextlib
-import faulthandler
 import importlib
 import importlib.util
 import os
 import sys
+import traceback
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -14,10 +14,9 @@ from typing import Any, NoReturn
 
 from absl import app, flags, logging
 
-from hyperjax.app import stop
+from hyperjax.app import peers, stop
 from hyperjax.errors import HyperJaxError
 
-_LOST = 20  # seconds without a sign of life, after which a process is given up
 _LEAST_COMPILE_SECONDS = 0.1  # what compiles faster is hardly faster to load
 _MOST_COMPILED_BYTES = 2**31  # kept; the least recently used go
 _MULTIHOST = flags.DEFINE_bool(
@@ -91,76 +90,58 @@ def _forget_oldest(folder: Path) -> None:
             path.unlink(missing_ok=True)
 
 
-def join_processes() -> None:
-    """Join the other processes of a run on several hosts; process 0 alone prints.
-
-    Raises HyperJaxError if they are not found or do not answer.
-    """
-    import jax
-
-    from hyperjax import distributed
-    from hyperjax.app import progress
-
-    try:
-        numbers = {
-            name: int(os.environ[variable])
-            for name, variable in (
-                ("num_processes", "JAX_NUM_PROCESSES"),
-                ("process_id", "JAX_PROCESS_ID"),
-            )
-            if variable in os.environ
-        }
-        jax.distributed.initialize(
-            **numbers, heartbeat_timeout_seconds=_LOST, shutdown_timeout_seconds=_LOST
-        )
-    except (RuntimeError, ValueError) as error:
-        raise HyperJaxError(
-            f"--multihost: cannot join the other processes: {error}. Where no cluster is detected, "
-            "set JAX_COORDINATOR_ADDRESS=host:port, JAX_NUM_PROCESSES and JAX_PROCESS_ID"
-        ) from error
-    # JAX ends a process whose run has lost another one by an abort that says so: no stacks below it
-    faulthandler.disable()
-    progress.console.quiet = not distributed.is_writer()
-
-
 def run(task: Callable[[], Any]) -> None:
     """Run a task; print a mistake of the user's as one message and exit with 2, or, where it was
-    told to stop and can go on, with `stop.EXIT_CODE`."""
+    told to stop and can go on, with `stop.EXIT_CODE`. Of several processes all end."""
     parsed = flags.FLAGS.is_parsed()
     stop.install(_GRACE.value if parsed else stop.GRACE)
     logging.set_verbosity(logging.FATAL)  # Orbax narrates, and logs errors that it raises as well
     # what it leaves behind where a disk is full
     warnings.filterwarnings("ignore", "coroutine '.*' was never awaited", RuntimeWarning)
+    several = parsed and _MULTIHOST.value
     try:
         configure_jax()
-        if parsed and _MULTIHOST.value:
-            join_processes()
+        if several:
+            peers.join()
             stop.install(_GRACE.value)  # in place of JAX's own
         task()
-    except (HyperJaxError, OSError) as error:
-        refuse(error)
-    except MemoryError as error:
-        _refuse_memory(error)
-    except RuntimeError as error:  # XLA's
-        if "RESOURCE_EXHAUSTED" in str(error):
-            _refuse_memory(error)
-        if not _lost_another(error):
-            raise
-        first = str(error).splitlines()[0]
-        refuse(f"another process of this run was lost; start all of them again ({first})")
+        peers.leave()
     except stop.Terminated:
-        stop.exit_stopped()
+        _end(several, stop.EXIT_CODE, stop.TOLD)
+    except Exception as error:
+        reason = _mistake(error)
+        if reason is not None:
+            _end(several, 2, f"error: {reason}")
+        if several and peers.joined():
+            traceback.print_exc()
+            _end(several, 1, f"{type(error).__name__}: {error}")
+        raise
 
 
-def _refuse_memory(error: Exception) -> NoReturn:
+def _end(several: bool, code: int, text: str) -> NoReturn:
+    print(text, file=sys.stderr)
+    if several and peers.joined():
+        peers.end(code, text)
+    sys.exit(code)
+
+
+def _mistake(error: Exception) -> object:
+    """What to say of an error that is no fault of the program's; None: it is one."""
     first = (str(error) or "no more to be had").splitlines()[0]
-    refuse(
-        f"out of memory: {first}. Where this is a training, the same command goes on from its last "
-        "checkpoint; fewer at once need less: config fields zoo.chunk_size, denoiser.micro_batch"
-    )
+    if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error):
+        return (
+            f"out of memory: {first}. Where this is a training, the same command goes on from its "
+            "last checkpoint; fewer at once need less: config fields zoo.chunk_size, "
+            "denoiser.micro_batch"
+        )
+    if isinstance(error, HyperJaxError | OSError):
+        return error
+    if _lost_another(error):
+        return f"another process of this run was lost; start all of them again ({first})"
+    return None
 
 
-def _lost_another(error: RuntimeError) -> bool:
+def _lost_another(error: Exception) -> bool:
     """Whether it is the transport between processes that failed."""
     import jax
 

@@ -20,6 +20,7 @@ EXIT_CODE = 75  # EX_TEMPFAIL of sysexits.h: try again
 GRACE = 30.0  # seconds
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 _GO_ON = "the same command goes on from the last checkpoint"
+TOLD = f"told to stop; {_GO_ON}"
 _waiting = {"requested": False, "depth": 0, "grace": None}  # of this process, as its signals are
 
 
@@ -42,7 +43,7 @@ def install(grace: float = GRACE) -> None:
 
 def exit_stopped() -> NoReturn:
     """Say how to go on, and exit with the code that says so too."""
-    print(f"told to stop; {_GO_ON}", file=sys.stderr)
+    print(TOLD, file=sys.stderr)
     sys.exit(EXIT_CODE)
 
 

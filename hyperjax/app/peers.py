@@ -1,0 +1,127 @@
+"""The processes of a run on several hosts: how they find each other, and how one that fails ends
+all of them.
+
+A process that waits for another in a collective operation would wait until JAX gives the other one
+up, and then end by an abort. So the first that fails leaves its reason in the store that the
+processes share, all of them look there, and they end together: the failing one's error on every
+screen, its exit code, and on process 0, which has the workdir, all that is done when an exception
+ends a command. A process that is killed says nothing; JAX notices it, after `_LOST` seconds.
+"""
+
+import faulthandler
+import json
+import os
+import sys
+import threading
+from contextlib import suppress
+from typing import Any, NoReturn
+
+from hyperjax.errors import HyperJaxError
+
+_LOST = 20  # seconds without a sign of life, after which a process is given up
+_SECONDS_BETWEEN_LOOKS = 0.5
+_UNWIND = 3.0  # seconds that a process has to come to its end by itself
+_TOGETHER = 8.0  # seconds in which the others have to
+_KEY, _BARRIER = "hyperjax/failure", "hyperjax/end"
+_ending = threading.Event()  # of this process
+
+
+def join() -> None:
+    """Join the other processes of a run; process 0 alone prints.
+
+    Raises HyperJaxError if they are not found or do not answer.
+    """
+    import jax
+
+    from hyperjax import distributed
+    from hyperjax.app import progress
+
+    try:
+        numbers = {
+            name: int(os.environ[variable])
+            for name, variable in (
+                ("num_processes", "JAX_NUM_PROCESSES"),
+                ("process_id", "JAX_PROCESS_ID"),
+            )
+            if variable in os.environ
+        }
+        jax.distributed.initialize(
+            **numbers, heartbeat_timeout_seconds=_LOST, shutdown_timeout_seconds=_LOST
+        )
+    except (RuntimeError, ValueError) as error:
+        raise HyperJaxError(
+            f"--multihost: cannot join the other processes: {error}. Where no cluster is detected, "
+            "set JAX_COORDINATOR_ADDRESS=host:port, JAX_NUM_PROCESSES and JAX_PROCESS_ID"
+        ) from error
+    # JAX ends a process whose run has lost another one by an abort that says so: no stacks below it
+    faulthandler.disable()
+    progress.console.quiet = not distributed.is_writer()
+    threading.Thread(target=_watch, daemon=True, name="peers").start()
+
+
+def joined() -> bool:
+    import jax
+
+    return jax.distributed.is_initialized()
+
+
+def leave() -> None:
+    """This process is done: it looks no more for others that fail."""
+    _ending.set()
+
+
+def end(code: int, reason: str) -> NoReturn:
+    """End this process with its exit code, and all others of the run."""
+    _ending.set()
+    with suppress(Exception):  # another one was first, or the store is gone
+        _client().key_value_set(_KEY, json.dumps([_number(), code, reason]))
+    first = _failure()
+    if first and first[0] != _number():
+        _say(first)
+    _exit_together(code)
+
+
+def _watch() -> None:
+    """Wait for a failure of another process. In a thread: the main one may be inside XLA."""
+    while not _ending.wait(_SECONDS_BETWEEN_LOOKS):
+        failure = _failure()
+        if failure and not _ending.wait(_UNWIND):
+            _say(failure)
+            _exit_together(failure[1])
+
+
+def _exit_together(code: int) -> NoReturn:
+    """Once all are here, or have been waited for. Process 0 is the last: it has the store, and JAX
+    would say at length that it is gone."""
+    with suppress(Exception):
+        _client().wait_at_barrier(_BARRIER, int(1000 * _TOGETHER))
+    if _number() == 0:
+        threading.Event().wait(_SECONDS_BETWEEN_LOOKS)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
+def _failure() -> tuple[int, int, str] | None:
+    """Which process failed first, with what exit code, and why."""
+    try:
+        return tuple(json.loads(_client().key_value_try_get(_KEY)))
+    except Exception:  # none; or the store is gone, which JAX notices itself
+        return None
+
+
+def _say(failure: tuple[int, int, str]) -> None:
+    print(f"process {failure[0]} of this run ended first: {failure[2]}", file=sys.stderr)
+
+
+def _number() -> int:
+    import jax
+
+    return jax.process_index()
+
+
+def _client() -> Any:
+    """The store of JAX's processes, which has no public name."""
+    from jax._src import distributed
+
+    return distributed.global_state.client

@@ -1,0 +1,141 @@
+"""Runs of several processes, each of one device: they give the result of one, and end together."""
+
+import json
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from contextlib import contextmanager
+
+import image_files
+import numpy as np
+import pytest
+from script_calls import ROOT, SLOW, SMOKE, call, same_results, wait_for
+
+from hyperjax.store import zoo_file
+
+CONFIG = f"--config={SMOKE}"
+
+
+@contextmanager
+def several_processes(env, count, *arguments):
+    """Start a script as so many processes of one device each; kill what is left of them. `PROCESS`
+    in an argument becomes the process's number."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{probe.getsockname()[1]}"
+    cluster = {
+        "JAX_COORDINATOR_ADDRESS": address, "JAX_NUM_PROCESSES": str(count),
+        "JAX_NUM_CPU_DEVICES": "1",
+    }  # fmt: skip
+    processes = [
+        subprocess.Popen(
+            [sys.executable, *(str(x).replace("PROCESS", str(i)) for x in arguments),
+             "--multihost"],
+            cwd=ROOT, env=env | cluster | {"JAX_PROCESS_ID": str(i)}, text=True,
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        )
+        for i in range(count)
+    ]  # fmt: skip
+    try:
+        yield processes
+    finally:
+        for process in processes:
+            process.kill()
+            process.communicate()
+
+
+def finished_by(env, count, *arguments):
+    """What the processes print, all of which must end well."""
+    with several_processes(env, count, *arguments) as processes:
+        outputs = [process.communicate(timeout=SLOW) for process in processes]
+        assert [process.returncode for process in processes] == [0] * count, outputs
+    return [output for output, _ in outputs]
+
+
+def test_two_processes_give_the_result_of_one_also_when_killed(env, trained, tmp_path):
+    folder = tmp_path / "two"
+    train = ("train.py", CONFIG, f"--workdir={folder}", "--config.checkpoint_seconds=0",
+             "--config.autoencoder.variants=('no_lwln',)")  # fmt: skip
+    with several_processes(env, 2, *train) as processes:
+        wait_for(folder, "zoo/zoo.checkpoints/*/1", processes)
+        processes[1].kill()  # as where memory ran out
+        _, errors = processes[0].communicate(timeout=60)
+    assert processes[0].returncode not in (0, 75)
+    assert "another process of this run was lost" in errors or "another task died" in errors
+    assert not (folder / "zoo" / "zoo.safetensors").exists()
+    finished_by(env, 2, *train)
+    # Norms are summed in another order; the weights that are kept are the same to the bit.
+    same_results(trained, folder, ("lwln", "no_lwln"), log_tolerance=1e-5)
+    assert json.loads((folder / "manifest.json").read_text())[0]["processes"] == 2
+    sample = ("sample.py", f"--workdir={folder}", "--sampler=kde30", "--num_samples=3")
+    outputs = finished_by(env, 2, *sample)
+    assert [("written to" in output) for output in outputs] == [True, False]
+    alone = call(env, *sample, f"--output={tmp_path / 'alone.safetensors'}")
+    assert alone.returncode == 0, alone.stderr
+    drawn = [next(folder.glob("samples/*.safetensors")), tmp_path / "alone.safetensors"]
+    one, other = map(zoo_file.read, drawn)
+    np.testing.assert_array_equal(one.weights, other.weights)
+    np.testing.assert_array_equal(one.metrics["val_loss"], other.metrics["val_loss"])
+
+
+def test_four_processes_go_on_with_what_two_began(env, trained, tmp_path):
+    """The population too, in chunks of the size that was begun."""
+    folder = tmp_path / "four"
+    train = ("train.py", CONFIG, f"--workdir={folder}", "--config.checkpoint_seconds=0",
+             "--config.autoencoder.variants=()")  # fmt: skip
+    with several_processes(env, 2, *train) as processes:
+        wait_for(folder, "zoo/zoo.checkpoints/*/1", processes)
+        for process in processes:
+            process.kill()
+    assert not (folder / "zoo" / "zoo.safetensors").exists()
+    size = [path.name for path in (folder / "zoo" / "zoo.checkpoints").iterdir()]
+    with several_processes(env, 4, *train) as processes:
+        wait_for(folder, "zoo/zoo.safetensors", processes)
+        assert not size or size == ["8"]
+        for process in processes:
+            process.kill()
+    finished_by(env, 4, *train)
+    same_results(trained, folder, ("lwln",), log_tolerance=1e-5)
+    entries = json.loads((folder / "manifest.json").read_text())
+    assert [entry["processes"] for entry in entries] == [2, 4, 4]
+    assert "zoo" not in entries[1]["stages"]  # it was gone on with
+
+
+def test_two_processes_evaluate_as_one(env, trained, tmp_path):
+    evaluate = ("evaluate.py", "--experiments=fig4,tab1", "--samplers=kde30,average",
+                "--config.evaluation.epochs=(0,2)")  # fmt: skip
+    folders = [shutil.copytree(trained, tmp_path / name) for name in ("alone", "two")]
+    alone = call(env, *evaluate, f"--workdir={folders[0]}")
+    assert alone.returncode == 0, alone.stderr
+    outputs = finished_by(env, 2, *evaluate, f"--workdir={folders[1]}")
+    assert [("report: " in output) for output in outputs] == [True, False]
+    tables = [path.relative_to(folders[0]) for path in (folders[0] / "report").rglob("*.csv")]
+    assert len(tables) > 2
+    for table in tables:
+        assert (folders[0] / table).read_bytes() == (folders[1] / table).read_bytes(), table
+
+
+@pytest.mark.parametrize("failing", [0, 1])
+def test_an_error_in_one_process_ends_all_of_them_with_it(env, tmp_path, failing):
+    """One that does not find its images; the other one waits for it in a collective operation."""
+    image_files.write_idx(tmp_path / f"data{1 - failing}", 200, 20)
+    train = ("train.py", "--config=configs/mnist.py:smoke", f"--workdir={tmp_path / 'x'}",
+             f"--config.data_dir={tmp_path / 'dataPROCESS'}")  # fmt: skip
+    begun = time.monotonic()
+    with several_processes(env, 2, *train) as processes:
+        errors = [process.communicate(timeout=60)[1] for process in processes]
+    assert time.monotonic() - begun < 60
+    assert [process.returncode for process in processes] == [2, 2]
+    reason = "error: the data set mnist is not there"
+    assert errors[failing].startswith(reason)
+    assert errors[1 - failing].startswith(f"process {failing} of this run ended first: {reason}")
+    assert "Traceback" not in "".join(errors)
+
+
+def test_missing_processes_are_a_clear_error(env, tmp_path):
+    done = call(env, "train.py", CONFIG, f"--workdir={tmp_path / 'x'}", "--multihost")
+    assert done.returncode == 2
+    assert "JAX_COORDINATOR_ADDRESS" in done.stderr
+    assert "Traceback" not in done.stderr
