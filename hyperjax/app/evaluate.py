@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import jax
 
 from hyperjax import samplers as samplers_lib
-from hyperjax.app import plan, populations
+from hyperjax.app import machine, plan, populations
 from hyperjax.app.context import Context, load_target
 from hyperjax.app.progress import console
 from hyperjax.app.run import VAE, Run, load
@@ -64,11 +64,17 @@ def _evaluate(
     )
     _check_loaded(context)
     with workdir.recorded(folder, seed=trained.config.seed) as entry:
-        _announce(context, chosen)
-        results, sections, failures = _run(context, registry, chosen)
-        path = _report(context, registry, sections, failures, entry)
+        stages, rate = _announce(context, chosen)
+        entry["announced"] = {name: round(size) for name, size in plan.totals(stages).items()}
+        with machine.measured() as took:
+            results, sections, failures = _run(context, registry, chosen)
+            path = _report(context, registry, sections, failures, entry)
+            seconds, most = took()
+        entry["stages"] = {plan.EXPERIMENTS: round(seconds, 2)}
+        entry["memory"] = {plan.EXPERIMENTS: most}
     if "tab1" in results:
         registry.load("tab1").print_summary(results["tab1"])
+    plan.compare(stages, rate, entry)
     console.print(f"report: {path}")
     return path, failures
 
@@ -139,9 +145,11 @@ def _report(
     return path
 
 
-def _announce(context: Context, chosen: Sequence[str]) -> None:
-    """Say what the fine-tuning of populations takes, the bulk of the work, or refuse it."""
-    number, stages = len(populations.sources(context)), []
+def _announce(context: Context, chosen: Sequence[str]) -> tuple[list[plan.Stage], float]:
+    """Say what the experiments take, and the fine-tuning of populations, the bulk of the work, or
+    refuse it. Returns the stages, and the operations per second that their times are told by."""
+    number, trained = len(populations.sources(context)), context.trained
+    stages = [plan.experiments_stage(trained.zoo, trained.config)]
     wanted = [(context.home, True)] if "tab1" in chosen else []
     wanted += [(target, "tab2" in chosen) for target in context.targets]
     for target, tuned in wanted:
@@ -152,11 +160,9 @@ def _announce(context: Context, chosen: Sequence[str]) -> None:
                 target.task.num_images, context.num_samples, epochs[-1], len(epochs),
             )  # fmt: skip
             stages.append(stage._replace(flops=number * stage.flops, disk=number * stage.disk))
-    if stages:
-        console.print(
-            "at most, without what is kept of earlier calls; other experiments come on top"
-        )
-        plan.announce(stages, context.folder, jax.devices())
+    if len(stages) > 1:
+        console.print("populations: at most, without what is kept of earlier calls")
+    return stages, plan.announce(stages, context.folder, jax.devices())
 
 
 def _check_loaded(context: Context) -> None:

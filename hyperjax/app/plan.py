@@ -13,23 +13,28 @@ from hyperjax import cost
 from hyperjax.app import machine
 from hyperjax.app.machine import on_cpu
 from hyperjax.app.progress import console
-from hyperjax.config import AutoencoderConfig, DenoiserConfig, ZooConfig
+from hyperjax.config import AutoencoderConfig, Config, DenoiserConfig, ZooConfig
 from hyperjax.diffusion.denoiser_training import examples_at_once
 from hyperjax.errors import HyperJaxError
 from hyperjax.hyperrep.training import used_devices
 from hyperjax.population import Engine
 from hyperjax.population.evaluation import members_per_call
 from hyperjax.weights import WeightSpec
+from hyperjax.zoo import Zoo
 
 # Share of a matrix product's rate that the stages reach on a CPU (docs/performance.md). There
 # is no such figure for accelerators yet.
 _EFFICIENCY = {"cpu": 0.25}
+EXPERIMENTS = "experiments"
 # Bytes of a process on a CPU beside its arrays: Python and the libraries, then what a stage of each
 # kind adds to it with its compiled programs, and a second one of its kind; a stage has those of the
 # stages before it too. And how often the weights that a stage learns from lie in memory at worst.
 # All are measured (benchmarks/memory.py).
 PROCESS = 0.25e9
-_PROGRAMS = {"zoo": (0.17e9, 0), "hyperrep": (0.55e9, 0.25e9), "denoiser": (0.45e9, 0)}
+_PROGRAMS = {
+    "zoo": (0.17e9, 0), "hyperrep": (0.55e9, 0.25e9), "denoiser": (0.45e9, 0),
+    EXPERIMENTS: (1.1e9, 0),
+}  # fmt: skip
 _COPIES = 8
 
 
@@ -37,7 +42,7 @@ class Stage(NamedTuple):
     """One part of a command."""
 
     name: str
-    flops: float
+    flops: float  # NaN: not known
     memory: float  # bytes on each device
     devices: int  # of this host that it uses; on a CPU they share its memory
     field: str  # of the configuration, by which `memory` can be reduced
@@ -99,6 +104,13 @@ def denoiser_stage(config: DenoiserConfig, zoo: ZooConfig, spec: WeightSpec) -> 
     memory += _copied(4 * samples * spec.num_params, local)
     work = config.training.steps * cost.denoiser_flops(config, spec)
     return Stage("denoiser", work, memory, local, "denoiser", 2 * 4 * 6 * params)
+
+
+def experiments_stage(models: Zoo, config: Config) -> Stage:
+    """Experiments with the train members of a zoo; what they compute depends on which they are."""
+    seen = len(models.split.train) * len(config.autoencoder.data.epochs_seen)
+    memory = _copied(4 * seen * models.spec.num_params, 1)
+    return Stage(EXPERIMENTS, math.nan, memory, 1, "autoencoder.data.epochs_seen", 0.0)
 
 
 def _copied(size: float, devices: int) -> float:
@@ -180,10 +192,13 @@ def compare(stages: list[Stage], rate: float, entry: Mapping[str, Any]) -> None:
 
 
 def _announced(stage: Stage, rate: float) -> str:
-    return _time(stage.flops / rate) if rate else "not known here"
+    known = rate and not math.isnan(stage.flops)
+    return _time(stage.flops / rate) if known else "not known"
 
 
 def _amount(value: float, unit: str) -> str:
+    if math.isnan(value):
+        return "not known"
     for prefix in ("", "k", "M", "G", "T"):
         if value < 1000:
             return f"{value:.3g} {prefix}{unit}"
