@@ -74,7 +74,8 @@ def population_stage(
     at_once = each if engine.mapping == "vmap" else 1
     pixels = sum(images.values()) * spec.channels * math.prod(spec.image_size)
     memory = _copied(pixels, local)
-    memory += each * cost.member_bytes(spec)
+    # 2.5: also a snapshot and a checkpoint, while they are written
+    memory += 2.5 * each * cost.member_bytes(spec)
     memory += at_once * min(engine.micro_batch, images["train"]) * cost.activation_bytes(spec)
     disk = copies * cost.zoo_bytes(spec, members, snapshots) + together * cost.member_bytes(spec)
     return Stage(name, float(members) * work, memory, local, "zoo.chunk_size", disk)
