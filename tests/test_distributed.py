@@ -1,4 +1,4 @@
-"""With one process; tests/app/test_resume.py runs two."""
+"""With one process; tests/app/test_processes.py runs two."""
 
 from typing import NamedTuple
 

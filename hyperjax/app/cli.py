@@ -109,6 +109,8 @@ def run(task: Callable[[], Any]) -> None:
     except stop.Terminated:
         _end(several, stop.EXIT_CODE, stop.TOLD)
     except Exception as error:
+        if several:
+            peers.end_with_another()
         reason = _mistake(error)
         if reason is not None:
             _end(several, 2, f"error: {reason}")
@@ -119,14 +121,18 @@ def run(task: Callable[[], Any]) -> None:
 
 
 def _end(several: bool, code: int, text: str) -> NoReturn:
-    print(text, file=sys.stderr)
+    with contextlib.suppress(OSError, ValueError):  # the log may be on the disk that is full
+        print(text, file=sys.stderr)
     if several and peers.joined():
+        stop.ignore()  # a scheduler may signal the others when the first one has gone
         peers.end(code, text)
     sys.exit(code)
 
 
 def _mistake(error: Exception) -> object:
     """What to say of an error that is no fault of the program's; None: it is one."""
+    if isinstance(error, HyperJaxError | OSError):
+        return error
     first = (str(error) or "no more to be had").splitlines()[0]
     if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error):
         return (
@@ -134,8 +140,6 @@ def _mistake(error: Exception) -> object:
             "last checkpoint; fewer at once need less: config fields zoo.chunk_size, "
             "denoiser.micro_batch"
         )
-    if isinstance(error, HyperJaxError | OSError):
-        return error
     if _lost_another(error):
         return f"another process of this run was lost; start all of them again ({first})"
     return None
@@ -145,9 +149,11 @@ def _lost_another(error: Exception) -> bool:
     """Whether it is the transport between processes that failed."""
     import jax
 
-    signs = ("UNAVAILABLE", "DEADLINE_EXCEEDED", "ABORTED", "Gloo", "NCCL")
-    ours = isinstance(error, jax.errors.JaxRuntimeError) and jax.process_count() > 1
-    return ours and any(sign in str(error) for sign in signs)
+    transport = ("Gloo", "NCCL")  # of these XLA raises a ValueError too
+    signs = (*transport, "UNAVAILABLE", "DEADLINE_EXCEEDED", "ABORTED")
+    if not isinstance(error, jax.errors.JaxRuntimeError):
+        signs = transport if isinstance(error, ValueError) else ()
+    return peers.joined() and any(sign in str(error) for sign in signs)
 
 
 def parse_flags(argv: list[str]) -> list[str]:

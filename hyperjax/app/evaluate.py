@@ -110,6 +110,8 @@ def _run(
             sections.append(registry.load(name).section(context, result))
             results[name] = result
         except Exception as error:
+            if jax.process_count() > 1:  # the others are still in this one, or will wait in it
+                raise
             if not isinstance(error, HyperJaxError):  # not foreseen, so where it comes from
                 console.print_exception()
             console.print(f"{name} failed: {error}")

@@ -84,19 +84,21 @@ def measured(device: jax.Device | None = None) -> Iterator[Callable[[], tuple[fl
     """Yields a function that gives the seconds since, and the most of a device's memory (by default
     of this host's first) that was in use, by `used_memory`."""
     device = device or jax.local_devices()[0]
-    start, most, over = time.monotonic(), used_memory(device), threading.Event()
+    before, start, over = used_memory(device), time.monotonic(), threading.Event()
+    most = before
 
     def look() -> tuple[float, int | None]:
         nonlocal most
         if most is not None:
             most = max(most, used_memory(device) or 0)
-        return time.monotonic() - start, most
+        known = device.platform == "cpu" or most != before  # an accelerator's is of all time
+        return time.monotonic() - start, most if known else None
 
     def watch() -> None:
         while not over.wait(_SECONDS_BETWEEN_LOOKS):
             look()
 
-    if most is not None:
+    if most is not None and device.platform == "cpu":
         threading.Thread(target=watch, daemon=True, name="memory").start()
     try:
         yield look

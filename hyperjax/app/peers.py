@@ -3,9 +3,10 @@ all of them.
 
 A process that waits for another in a collective operation would wait until JAX gives the other one
 up, and then end by an abort. So the first that fails leaves its reason in the store that the
-processes share, all of them look there, and they end together: the failing one's error on every
-screen, its exit code, and on process 0, which has the workdir, all that is done when an exception
-ends a command. A process that is killed says nothing; JAX notices it, after `_LOST` seconds.
+processes share, all of them look there, and they end together: with the failing one's error on
+every screen, and its exit code. A process that is inside XLA cannot be interrupted and is ended
+where it is, as if killed. One that is killed itself says nothing; JAX notices it, after `_LOST`
+seconds.
 """
 
 import faulthandler
@@ -22,8 +23,11 @@ _LOST = 20  # seconds without a sign of life, after which a process is given up
 _SECONDS_BETWEEN_LOOKS = 0.5
 _UNWIND = 3.0  # seconds that a process has to come to its end by itself
 _TOGETHER = 8.0  # seconds in which the others have to
-_KEY, _BARRIER = "hyperjax/failure", "hyperjax/end"
+_LONG = 7 * 24 * 3600.0  # seconds that a process which is done waits for the others at most
+_KEY, _BARRIER, _DONE = "hyperjax/failure", "hyperjax/end", "hyperjax/done"
+_watching = threading.Event()  # from when this process has joined the others
 _ending = threading.Event()  # of this process
+_end_once = threading.Lock()  # by the main thread or by the one that looks
 
 
 def join() -> None:
@@ -33,7 +37,6 @@ def join() -> None:
     """
     import jax
 
-    from hyperjax import distributed
     from hyperjax.app import progress
 
     # Else a CPU may run two programs at once, here the one first and there the other, and what one
@@ -58,19 +61,21 @@ def join() -> None:
         ) from error
     # JAX ends a process whose run has lost another one by an abort that says so: no stacks below it
     faulthandler.disable()
-    progress.console.quiet = not distributed.is_writer()
+    progress.console.quiet = _number() != 0
+    _watching.set()
     threading.Thread(target=_watch, daemon=True, name="peers").start()
 
 
 def joined() -> bool:
-    import jax
-
-    return jax.distributed.is_initialized()
+    return _watching.is_set()
 
 
 def leave() -> None:
-    """This process is done: it looks no more for others that fail."""
-    _ending.set()
+    """This process is done. It waits for the others, which may still fail."""
+    if joined():
+        with suppress(Exception):
+            _client().wait_at_barrier(_DONE, int(1000 * _LONG))
+        _ending.set()
 
 
 def end(code: int, reason: str) -> NoReturn:
@@ -78,10 +83,16 @@ def end(code: int, reason: str) -> NoReturn:
     _ending.set()
     with suppress(Exception):  # another one was first, or the store is gone
         _client().key_value_set(_KEY, json.dumps([_number(), code, reason]))
-    first = _failure()
-    if first and first[0] != _number():
-        _say(first)
+    end_with_another()
     _exit_together(code)
+
+
+def end_with_another() -> None:
+    """End as another process did, if one has failed: what fails here is a consequence."""
+    failure = _failure() if joined() else None
+    if failure and failure[0] != _number():
+        _ending.set()
+        _exit_together(failure[1], failure)
 
 
 def _watch() -> None:
@@ -89,19 +100,24 @@ def _watch() -> None:
     while not _ending.wait(_SECONDS_BETWEEN_LOOKS):
         failure = _failure()
         if failure and not _ending.wait(_UNWIND):
-            _say(failure)
-            _exit_together(failure[1])
+            _exit_together(failure[1], failure)
 
 
-def _exit_together(code: int) -> NoReturn:
+def _exit_together(code: int, failure: tuple[int, int, str] | None = None) -> NoReturn:
     """Once all are here, or have been waited for. Process 0 is the last: it has the store, and JAX
     would say at length that it is gone."""
+    _end_once.acquire()
+    with suppress(Exception):  # the log may be on the disk that is full
+        if failure:
+            number, _, reason = failure
+            print(f"process {number} of this run ended first: {reason}", file=sys.stderr)
     with suppress(Exception):
         _client().wait_at_barrier(_BARRIER, int(1000 * _TOGETHER))
     if _number() == 0:
         threading.Event().wait(_SECONDS_BETWEEN_LOOKS)
-    sys.stdout.flush()
-    sys.stderr.flush()
+    with suppress(Exception):
+        sys.stdout.flush()
+        sys.stderr.flush()
     os._exit(code)
 
 
@@ -113,14 +129,11 @@ def _failure() -> tuple[int, int, str] | None:
         return None
 
 
-def _say(failure: tuple[int, int, str]) -> None:
-    print(f"process {failure[0]} of this run ended first: {failure[2]}", file=sys.stderr)
-
-
 def _number() -> int:
-    import jax
+    """Of this process. Not JAX's own word for it, which would start the devices."""
+    from jax._src import distributed
 
-    return jax.process_index()
+    return distributed.global_state.process_id
 
 
 def _client() -> Any:

@@ -47,6 +47,7 @@ class Stage(NamedTuple):
     devices: int  # of this host that it uses; on a CPU they share its memory
     field: str  # of the configuration, by which `memory` can be reduced
     disk: float  # bytes
+    copies: float = 0.0  # of `memory`: what it takes at worst, and may be done without
 
 
 def population_stage(
@@ -73,12 +74,12 @@ def population_stage(
     each, local = math.ceil(together / devices), len(engine.mesh.local_devices)
     at_once = each if engine.mapping == "vmap" else 1
     pixels = sum(images.values()) * spec.channels * math.prod(spec.image_size)
-    memory = _copied(pixels, local)
+    memory, copies = _copied(pixels, local)
     # 2.5: also a snapshot and a checkpoint, while they are written
     memory += 2.5 * each * cost.member_bytes(spec)
     memory += at_once * min(engine.micro_batch, images["train"]) * cost.activation_bytes(spec)
     disk = copies * cost.zoo_bytes(spec, members, snapshots) + together * cost.member_bytes(spec)
-    return Stage(name, float(members) * work, memory, local, "zoo.chunk_size", disk)
+    return Stage(name, float(members) * work, memory, local, "zoo.chunk_size", disk, copies)
 
 
 def autoencoder_stage(
@@ -88,11 +89,11 @@ def autoencoder_stage(
     used = used_devices(config, spec)
     local = sum(device.process_index == jax.process_index() for device in used)
     samples = zoo.split[0] * zoo.num_members * len(config.data.epochs_seen)
-    memory = cost.autoencoder_bytes(config, spec, len(used))
-    memory += _copied(4 * samples * spec.num_params, local)
+    held, copies = _copied(4 * samples * spec.num_params, local)
+    memory = cost.autoencoder_bytes(config, spec, len(used)) + held
     disk = 2 * 4 * 5 * cost.autoencoder_params(config.architecture, spec)  # two checkpoints
     work = config.training.steps * cost.autoencoder_flops(config, spec)
-    return Stage(name, work, memory, local, "autoencoder", disk)
+    return Stage(name, work, memory, local, "autoencoder", disk, copies)
 
 
 def denoiser_stage(config: DenoiserConfig, zoo: ZooConfig, spec: WeightSpec) -> Stage:
@@ -100,24 +101,27 @@ def denoiser_stage(config: DenoiserConfig, zoo: ZooConfig, spec: WeightSpec) -> 
     samples = zoo.split[0] * zoo.num_members * config.snapshots
     params, platform = cost.denoiser_params(config.graph, spec), jax.local_devices()[0].platform
     local = min(jax.local_device_count(), max(1, config.training.batch_size // 8))
-    examples = examples_at_once(config, platform)
-    memory = cost.denoiser_bytes(config, spec, int(samples), examples)
-    memory += _copied(4 * samples * spec.num_params, local)
+    batch = math.ceil(config.training.batch_size / local)  # of a device
+    examples = min(examples_at_once(config, platform), batch)
+    held, copies = _copied(4 * samples * spec.num_params, local)
+    memory = cost.denoiser_bytes(config, spec, int(samples), examples) + held
     work = config.training.steps * cost.denoiser_flops(config, spec)
-    return Stage("denoiser", work, memory, local, "denoiser", 2 * 4 * 6 * params)
+    return Stage("denoiser", work, memory, local, "denoiser", 2 * 4 * 6 * params, copies)
 
 
 def experiments_stage(models: Zoo, config: Config) -> Stage:
     """Experiments with the train members of a zoo; what they compute depends on which they are."""
     seen = len(models.split.train) * len(config.autoencoder.data.epochs_seen)
-    memory = _copied(4 * seen * models.spec.num_params, 1)
-    return Stage(EXPERIMENTS, math.nan, memory, 1, "autoencoder.data.epochs_seen", 0.0)
+    memory, copies = _copied(4 * seen * models.spec.num_params, 1)
+    return Stage(EXPERIMENTS, math.nan, memory, 1, "evaluation", 0.0, copies)
 
 
-def _copied(size: float, devices: int) -> float:
-    """Bytes on each of so many devices of a host, of `size` bytes that all of them work with. Those
-    of a CPU share what they need not have each."""
-    return _COPIES * size / devices if on_cpu() else size
+def _copied(size: float, devices: int) -> tuple[float, float]:
+    """Bytes on each of so many devices of a host, of `size` bytes that all of them work with, and
+    how many of them are copies. Devices of a CPU share what they need not have each."""
+    if not on_cpu():
+        return size, 0.0
+    return _COPIES * size / devices, (_COPIES - 1) * size / devices
 
 
 def totals(stages: list[Stage]) -> dict[str, float]:
@@ -159,14 +163,22 @@ def announce(stages: list[Stage], folder: Path, devices: list[jax.Device]) -> fl
 
 def check(stages: list[Stage], folder: Path, memory: int | None, disk: int) -> None:
     """Raise HyperJaxError, naming what to change, if the stages need more than there is for them:
-    `memory` and `disk` in bytes."""
-    whole = totals(stages)
-    for stage in stages:
-        if memory is not None and whole[stage.name] > memory:
+    `memory` and `disk` in bytes. Say so if what they may take at worst is more."""
+    most = totals(stages)
+    for stage in stages if memory is not None else ():
+        alone = (
+            PROCESS + (stage.memory - stage.copies) * stage.devices if on_cpu() else stage.memory
+        )
+        if alone > memory:
             raise HyperJaxError(
-                f"{stage.name} needs about {_amount(whole[stage.name], 'B')} of memory, "
+                f"{stage.name} needs about {_amount(alone, 'B')} of memory, "
                 f"{_amount(memory, 'B')} are free; reduce config field {stage.field}, or "
                 "num_train"
+            )
+        if most[stage.name] > memory:
+            console.print(
+                f"{stage.name} may take {_amount(most[stage.name], 'B')} of memory, and "
+                f"{_amount(memory, 'B')} are free"
             )
     needed = sum(stage.disk for stage in stages)
     if needed > disk:

@@ -123,12 +123,13 @@ def _stacked(fitted: Iterator[Wiener], count: int, most: int) -> Wiener:
     sizes, leaves = [], None
     for number, one in enumerate(fitted):
         if leaves is None:
-            room = Wiener(one.mean, np.zeros((most, len(one.mean))), np.zeros(most), one.rest)
-            leaves = Wiener(*(np.zeros((count, *leaf.shape), np.float32) for leaf in room))
+            shapes = (one.mean.shape, (most, len(one.mean)), (most,), one.rest.shape)
+            leaves = Wiener(*(np.zeros((count, *shape), np.float32) for shape in shapes))
         size = len(one.axes)
         leaves.mean[number], leaves.rest[number] = one.mean, one.rest
         leaves.axes[number, :size], leaves.variances[number, :size] = one.axes, one.variances
         sizes.append(size)
+        del one
     return leaves._replace(
         axes=leaves.axes[:, : max(sizes)], variances=leaves.variances[:, : max(sizes)]
     )

@@ -4,7 +4,6 @@ import resource
 import time
 from types import SimpleNamespace
 
-import jax
 import numpy as np
 import pytest
 
@@ -87,6 +86,10 @@ def test_an_accelerator_says_itself():
     device = SimpleNamespace(platform="gpu", memory_stats=lambda: stats)
     assert machine.free_memory(device) == 50
     assert machine.used_memory(device) == 50
+    with machine.measured(device) as took:
+        assert took()[1] is None  # the most was in use before
+        stats["peak_bytes_in_use"] = 60
+        assert took()[1] == 60
     silent = SimpleNamespace(platform="gpu", memory_stats=lambda: None)
     assert machine.free_memory(silent) is None
     assert machine.used_memory(silent) is None
@@ -95,11 +98,11 @@ def test_an_accelerator_says_itself():
 @pytest.mark.skipif(machine.used_memory(CPU) is None, reason="the system does not say")
 def test_memory_that_was_in_use_for_a_moment_is_seen():
     before = machine.used_memory(CPU)
-    with machine.measured() as took:
+    with machine.measured(CPU) as took:
         array = np.ones(25_000_000)  # 200 MB
         time.sleep(0.2)
         del array
         seconds, most = took()
     assert 0.2 <= seconds < 20
     assert before + 150e6 < most < before + 400e6
-    assert machine.used_memory(jax.devices()[0]) < most - 100e6
+    assert machine.used_memory(CPU) < most - 100e6
