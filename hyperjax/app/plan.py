@@ -74,12 +74,12 @@ def population_stage(
     each, local = math.ceil(together / devices), len(engine.mesh.local_devices)
     at_once = each if engine.mapping == "vmap" else 1
     pixels = sum(images.values()) * spec.channels * math.prod(spec.image_size)
-    memory, copies = _copied(pixels, local)
+    memory, spare = _copied(pixels, local)
     # 2.5: also a snapshot and a checkpoint, while they are written
     memory += 2.5 * each * cost.member_bytes(spec)
     memory += at_once * min(engine.micro_batch, images["train"]) * cost.activation_bytes(spec)
     disk = copies * cost.zoo_bytes(spec, members, snapshots) + together * cost.member_bytes(spec)
-    return Stage(name, float(members) * work, memory, local, "zoo.chunk_size", disk, copies)
+    return Stage(name, float(members) * work, memory, local, "zoo.chunk_size", disk, spare)
 
 
 def autoencoder_stage(
