@@ -63,19 +63,21 @@ def test_equal_accuracy():
     assert payoff.equal_accuracy(by_epoch, 0.95) is None
 
 
-def test_only_whole_stages_are_timed(tmp_path):
-    stages, product, checkpoints = {}, tmp_path / "zoo", tmp_path / "checkpoints"
-    with train._timed(stages, "made", product, checkpoints):
+def test_only_whole_stages_are_measured(tmp_path):
+    entry, product, checkpoints = {"stages": {}, "memory": {}}, tmp_path / "x", tmp_path / "y"
+    with train._measured(entry, "made", product, checkpoints):
         time.sleep(0.02)
-    assert 0.02 <= stages.pop("made") < 5
+    assert 0.02 <= entry["stages"].pop("made") < 5
+    assert set(entry["memory"]) == {"made"}
     checkpoints.mkdir()
-    with train._timed(stages, "resumed", product, checkpoints):
+    with train._measured(entry, "resumed", product, checkpoints):
         pass
     checkpoints.rmdir()
     product.touch()
-    with train._timed(stages, "read", product, checkpoints):
+    with train._measured(entry, "read", product, checkpoints):
         pass
-    assert stages == {}
+    assert entry["stages"] == {}
+    assert set(entry["memory"]) == {"made"}
 
 
 def test_recorded_stages_name_another_machine(tmp_path):
