@@ -5,6 +5,7 @@ make them differ, process 0 decides (`agree`). Process 0 alone writes files, int
 all of them can read. With one process every function here is free.
 """
 
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -24,6 +25,15 @@ def agree(value: int) -> int:
     if jax.process_count() == 1:
         return value
     return int(multihost_utils.broadcast_one_to_all(np.int32(value)))
+
+
+def exists(path: Path) -> bool:
+    """Whether process 0 sees the file. All of them must come here.
+
+    Where one is to write it and the others wait for that, they must not look for themselves: who
+    comes late would find it written, and not wait.
+    """
+    return bool(agree(path.exists()))
 
 
 def any_of(flag: bool) -> bool:

@@ -44,7 +44,7 @@ def resolved(config: Config, made: Path) -> Config:
 def make_zoo(config: Config, path: Path, images: ImageData | None = None) -> Zoo:
     """Copy or import the zoo into the file `path`, unless it is there, and write the accuracies on
     the images that it lacks."""
-    if not path.exists():
+    if not distributed.exists(path):
         staged = path.with_suffix(".staged")  # until it is measured
         if distributed.is_writer():
             _bring(config, staged)

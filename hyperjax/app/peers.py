@@ -39,9 +39,6 @@ def join() -> None:
 
     from hyperjax.app import progress
 
-    # Else a CPU may run two programs at once, here the one first and there the other, and what one
-    # gathers from the processes would meet what the other one does.
-    jax.config.update("jax_cpu_enable_async_dispatch", False)
     try:
         numbers = {
             name: int(os.environ[variable])

@@ -195,8 +195,7 @@ def sampled(
     wanted = json.loads(json.dumps(request(run, sampler, count, name, seed)))
     file = f"{sampler}-{name}-n{count}-seed{seed}-{digest(wanted)}.safetensors"
     path = output or run.folder / "samples" / file.replace(":", "-")
-    distributed.barrier("populations are looked for")
-    if path.exists():
+    if distributed.exists(path):
         made = zoo_file.read(path)
         if {field: made.info.get(field) for field in wanted} == wanted:
             return path, made

@@ -39,8 +39,8 @@ def run(config: Config, folder: Path, wait: float = 0.0) -> Run:
         if config.denoiser.training.steps and made.has_denoiser:
             train_denoiser.check_denoiser(made)  # before its settings replace those of the workdir
         workdir.create(folder, config)
-        missing = [path for path in _products(config, folder) if not path.exists()]
-        if not missing and not config.zoo.repair:
+        missing = sum(not path.exists() for path in _products(config, folder))
+        if not distributed.agree(missing) and not config.zoo.repair:
             files.remove(*_checkpoints(made))  # left by a kill at the last moment
             files.remove_if_empty(folder / "checkpoints")
             console.print(f"{folder} is finished: nothing to train")
@@ -196,7 +196,7 @@ def _describe_zoo(made: Run) -> None:
 def make_hyperrep(name: str, run: Run) -> None:
     """Train the variant `name` of a run with a zoo, unless the workdir has it."""
     path, checkpoints = workdir.hyperrep_path(run.folder, name), checkpoint_folder(run.folder, name)
-    if path.exists():
+    if distributed.exists(path):
         files.remove(checkpoints)
         return
     config, spec = variants(run.config)[name], run.zoo.spec

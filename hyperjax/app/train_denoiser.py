@@ -24,7 +24,7 @@ NAME = "denoiser"
 def make_moments(run: Run) -> None:
     """Store the two moments of the training images, unless the workdir has them."""
     path = workdir.moments_path(run.folder)
-    if not path.exists():
+    if not distributed.exists(path):
         facts = {"dataset": run.images.name, "fingerprint": run.images.fingerprint}
         moments_file.write(path, image_moments(run.images.train), facts)
         distributed.barrier(f"{path} is written")
@@ -36,7 +36,7 @@ def make_denoiser(run: Run) -> None:
     Raises HyperJaxError if it has one of another configuration.
     """
     config, path = run.config.denoiser, workdir.denoiser_path(run.folder)
-    if path.exists():
+    if distributed.exists(path):
         check_denoiser(run)
         files.remove(checkpoint_folder(run))
         return

@@ -31,7 +31,7 @@ def make_population(path: Path, recipe: Recipe, config: Config, task: Task, titl
     """
     recipe = _as_read(recipe)
     checkpoints = path.with_suffix(".checkpoints")
-    if path.exists():
+    if distributed.exists(path):
         made = zoo_file.read(path)
         if not _is_of(made, recipe, task.engine.spec):
             raise _of_others(path)

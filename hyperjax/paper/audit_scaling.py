@@ -113,7 +113,7 @@ def _denoiser(
     own = {"config": to_dict(config), "seed": [run.config.seed, seed], "members": len(train)}
     name = f"members{len(train)}-seed{seed}-{digest(own)}"
     path, checkpoints = folder / "scaling" / f"{name}.safetensors", folder / "checkpoints" / name
-    if not path.exists():
+    if not distributed.exists(path):
         prepared = fit_denoiser.prepare(
             config, run.zoo.spec, train, run.data.val, quality, run.config.seed
         )
