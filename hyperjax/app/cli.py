@@ -98,32 +98,30 @@ def run(task: Callable[[], Any]) -> None:
     logging.set_verbosity(logging.FATAL)  # Orbax narrates, and logs errors that it raises as well
     # what it leaves behind where a disk is full
     warnings.filterwarnings("ignore", "coroutine '.*' was never awaited", RuntimeWarning)
-    several = parsed and _MULTIHOST.value
     try:
         configure_jax()
-        if several:
+        if parsed and _MULTIHOST.value:
             peers.join()
             stop.install(_GRACE.value)  # in place of JAX's own
         task()
         peers.leave()
     except stop.Terminated:
-        _end(several, stop.EXIT_CODE, stop.TOLD)
+        _end(stop.EXIT_CODE, stop.TOLD)
     except Exception as error:
-        if several:
-            peers.end_with_another()
+        peers.end_with_another()
         reason = _mistake(error)
         if reason is not None:
-            _end(several, 2, f"error: {reason}")
-        if several and peers.joined():
+            _end(2, f"error: {reason}")
+        if peers.joined():
             traceback.print_exc()
-            _end(several, 1, f"{type(error).__name__}: {error}")
+            _end(1, f"{type(error).__name__}: {error}")
         raise
 
 
-def _end(several: bool, code: int, text: str) -> NoReturn:
+def _end(code: int, text: str) -> NoReturn:
     with contextlib.suppress(OSError, ValueError):  # the log may be on the disk that is full
         print(text, file=sys.stderr)
-    if several and peers.joined():
+    if peers.joined():
         stop.ignore()  # a scheduler may signal the others when the first one has gone
         peers.end(code, text)
     sys.exit(code)
