@@ -108,6 +108,8 @@ def run(task: Callable[[], Any]) -> None:
     except stop.Terminated:
         _end(stop.EXIT_CODE, stop.TOLD)
     except Exception as error:
+        if stop.interrupted():
+            _end(stop.EXIT_CODE, stop.TOLD)
         peers.end_with_another()
         reason = _mistake(error)
         if reason is not None:

@@ -308,9 +308,10 @@ def generated(context: Context, label: str) -> Zoo:
     return finetuned(context, label, np.asarray(start.weights[:, 0]), context.home, epochs)
 
 
-def from_scratch(context: Context, target: Target | None = None) -> Zoo:
-    """B_T: a target's zoo's test members over their whole training, at most a thousand: more
-    would say no more, and of a zoo larger than memory they would not fit either.
+def from_scratch(context: Context, target: Target | None = None, epochs: Sequence[int] = ()) -> Zoo:
+    """B_T: a target's zoo's test members over their whole training, or at those of `epochs` that
+    there are, at most a thousand: more would say no more, and of a zoo larger than memory they
+    would not fit either.
 
     Of a target that is only a configuration, `num_samples` members are trained now, until the
     last of the epochs that are compared and of those that an autoencoder would see.
@@ -320,7 +321,8 @@ def from_scratch(context: Context, target: Target | None = None) -> Zoo:
         last = target.config.autoencoder.data.epochs_seen[-1]
         epochs = sorted({*target.config.evaluation.epochs, last})
         return finetuned(context, "B_T", None, target, epochs)
-    members = target.models.select(target.models.split.test[:_TEST_MEMBERS])
+    kept = np.intersect1d(target.models.epochs, epochs) if epochs else None
+    members = target.models.select(target.models.split.test[:_TEST_MEMBERS], epoch=kept)
     return evaluation.tested(target.task, members)
 
 

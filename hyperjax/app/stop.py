@@ -21,7 +21,8 @@ GRACE = 30.0  # seconds
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 _GO_ON = "the same command goes on from the last checkpoint"
 TOLD = f"told to stop; {_GO_ON}"
-_waiting = {"requested": False, "depth": 0, "grace": None}  # of this process, as its signals are
+# of this process, as its signals are
+_waiting = {"requested": False, "raised": False, "depth": 0, "grace": None}
 
 
 class Terminated(BaseException):
@@ -58,7 +59,14 @@ def _handle(number, frame) -> None:
     if not _waiting["requested"]:  # once: a second one must not interrupt what the first one ends
         _waiting["requested"] = True
         if not _waiting["depth"]:
+            _waiting["raised"] = True
             raise Terminated
+
+
+def interrupted() -> bool:
+    """Whether `Terminated` was raised in the middle of something: an error that comes after it is
+    what it has become on its way. A C extension that it stops from loading says ImportError."""
+    return _waiting["raised"]
 
 
 def _watch(pipe: int) -> None:

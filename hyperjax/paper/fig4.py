@@ -19,12 +19,12 @@ NOVELTY = (
 
 def run(context: Context) -> AsDecoded:
     trained = context.trained
-    scratch = from_scratch(context)
+    epoch = compared_epoch(trained.zoo)
     populations = {label: drawn(context, label) for label in sources(context)}
     return comparisons.as_decoded(
         populations,
-        scratch,
-        compared_epoch(scratch),
+        from_scratch(context, epochs=[epoch]),
+        epoch,
         trained.train_models,
         trained.task,
         bootstrap=trained.config.evaluation.bootstrap,

@@ -10,7 +10,6 @@ from hyperjax.paper.common import band, percent
 from hyperjax.report import plots
 from hyperjax.report.page import Figure, Section
 from hyperjax.report.tables import Table
-from hyperjax.zoo import snapshot_index
 
 _POPULATIONS = (
     "S_kde30", "S_kde_anchor30", "S_joint", "S_joint30", "B_kde30", "B_kde_anchor30", "average",
@@ -19,9 +18,9 @@ _POPULATIONS = (
 
 
 def run(context: Context) -> dict[str, Ensembles]:
-    evaluation, scratch = context.trained.config.evaluation, from_scratch(context)
-    last = snapshot_index(scratch, [context.trained.config.autoencoder.data.epochs_seen[-1]])[0]
-    vectors = {"B_T": np.asarray(scratch.weights[:, last])}
+    evaluation = context.trained.config.evaluation
+    last = context.trained.config.autoencoder.data.epochs_seen[-1:]
+    vectors = {"B_T": from_scratch(context, epochs=last).weights[:, 0]}
     labels = available(context, _POPULATIONS) or list(sources(context))
     for label in labels:
         vectors[label] = np.asarray(drawn(context, label).weights[:, 0])

@@ -47,15 +47,16 @@ PUBLISHED = {
 
 
 def run(context: Context) -> OverEpochs:
-    config, scratch = context.trained.config, from_scratch(context)
+    config = context.trained.config
+    compared = sorted({*config.evaluation.epochs, 25, int(context.trained.zoo.epochs[-1])})
     labels = list(sources(context))
     for label in labels:  # all first: a sampler that cannot be fitted says so early
         drawn(context, label)
-    populations = {"B_T": scratch}
+    populations = {"B_T": from_scratch(context, epochs=(0, *compared))}
     populations |= {label: generated(context, label) for label in labels}
     return comparisons.over_epochs(
         populations,
-        sorted({*config.evaluation.epochs, 25, int(scratch.epochs[-1])}),
+        compared,
         context.trained.task,
         bootstrap=config.evaluation.bootstrap,
         seed=config.seed,

@@ -29,9 +29,9 @@ def run(context: Context) -> dict[str, Conditioned]:
     model = trained.hyperreps[trained.main]
     result = {}
     for target in context.targets:
-        models = from_scratch(context, target)
-        column = snapshot_index(models, [target.config.autoencoder.data.epochs_seen[-1]])[0]
-        unseen = np.asarray(models.weights[:, column])
+        last = target.config.autoencoder.data.epochs_seen[-1:]
+        models = from_scratch(context, target, epochs=last)
+        unseen = models.weights[:, snapshot_index(models, last)[0]]
         unseen = unseen[np.isfinite(unseen).all(axis=1)]
         if not len(unseen):
             raise HyperJaxError(f"target {target.name}: every model has diverged")

@@ -58,7 +58,7 @@ def run(context: Context) -> Vae:
     chosen |= {name: Source(name, main, WEIGHTS) for name in ("pca", "aligned_mean")}
     keys = jax.random.split(experiment_key(config.seed, "vae"))
     members = {"train": trained.data.train, "heldout": trained.data.test}
-    scratch = from_scratch(context)
+    epoch = compared_epoch(trained.zoo)
     return Vae(
         reconstruction.reconstructions(
             {main: trained.hyperreps[main], VAE: model}, trained.data, trained.task
@@ -69,7 +69,7 @@ def run(context: Context) -> Vae:
         },
         comparisons.as_decoded(
             {label: drawn(context, label, source) for label, source in chosen.items()},
-            scratch, compared_epoch(scratch), trained.train_models, trained.task,
+            from_scratch(context, epochs=[epoch]), epoch, trained.train_models, trained.task,
             bootstrap=config.evaluation.bootstrap, seed=config.seed,
         ),
     )  # fmt: skip

@@ -55,11 +55,11 @@ def denoiser_path(workdir: Path) -> Path:
 def create(workdir: Path, config: Config) -> None:
     """Claim a folder for a configuration.
 
-    Raises HyperJaxError, with the differences, if it was made with another one. Fields that do
-    not change what train.py makes may differ; the newest values are kept.
+    Raises HyperJaxError, with the differences, if anything in it was made with another one. Fields
+    that do not change what train.py makes may differ; the newest values are kept.
     """
     path = workdir / "config.json"
-    if path.exists():
+    if path.exists() and (workdir / "zoo").exists():  # the first that is made: or it was refused
         differing = [
             f"  {field}: {theirs!r} there, {ours!r} here"
             for field, (ours, theirs) in differences(config, load_config(workdir)).items()

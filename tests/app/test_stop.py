@@ -28,6 +28,18 @@ except stop.Terminated:
 """
 
 
+IMPORTING = """
+import os, signal
+from hyperjax.app import cli
+def load():  # as a C extension does that is interrupted while it is loaded
+    try:
+        os.kill(os.getpid(), signal.SIGTERM)
+    except BaseException as error:
+        raise ImportError("failed to import") from error
+cli.run(load)
+"""
+
+
 def stopped(grace, steps, *signals):
     """Exit code, output, errors and seconds of a loop that gets signals."""
     process = subprocess.Popen(
@@ -104,3 +116,10 @@ def test_the_grace_ends_also_what_python_cannot_interrupt():
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 75
     assert "\nstopped at once, not at a safe point within 0.3 s; the same command" in errors
+
+
+def test_an_error_that_a_signal_has_become_is_the_signal():
+    command = [sys.executable, "-c", IMPORTING]
+    done = subprocess.run(command, text=True, capture_output=True, timeout=120)
+    told = "told to stop; the same command goes on from the last checkpoint\n"
+    assert (done.returncode, done.stderr) == (75, told)

@@ -20,7 +20,9 @@ from hyperjax.store import hyperrep_file, workdir
 
 
 def test_a_claim_is_kept_and_another_refused(tmp_path):
-    workdir.create(tmp_path, Config())
+    workdir.create(tmp_path, Config(seed=2))
+    workdir.create(tmp_path, Config())  # nothing was made with the first: it may have been refused
+    (tmp_path / "zoo").mkdir()
     assert workdir.load_config(tmp_path) == Config()
     with pytest.raises(HyperJaxError, match=r"seed: 0 there, 1 here"):
         workdir.create(tmp_path, Config(seed=1))
@@ -29,6 +31,7 @@ def test_a_claim_is_kept_and_another_refused(tmp_path):
 
 def test_what_training_does_not_depend_on_may_change(tmp_path):
     workdir.create(tmp_path, Config())
+    (tmp_path / "zoo").mkdir()
     samplers = dataclasses.replace(Config().samplers, joint_bandwidth=0.1)
     other = Config(data_dir="elsewhere", samplers=samplers)
     workdir.create(tmp_path, other)
@@ -212,6 +215,7 @@ def forget(folder, *fields):
 def test_a_field_that_is_younger_than_the_workdir_has_its_default(tmp_path):
     ours = Config(seed=3)
     workdir.create(tmp_path, ours)
+    (tmp_path / "zoo").mkdir()
     forget(tmp_path, "zoo.activation", "autoencoder.loss.temperature", "samplers.gan")
     assert workdir.load_config(tmp_path) == ours
     workdir.create(tmp_path, ours)  # no other configuration
