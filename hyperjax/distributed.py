@@ -36,6 +36,15 @@ def exists(path: Path) -> bool:
     return bool(agree(path.exists()))
 
 
+def is_of_transport(error: Exception) -> bool:
+    """Whether it is the transport between processes that failed: another one was lost."""
+    transport = ("Gloo", "NCCL")  # of these XLA raises a ValueError too
+    signs = (*transport, "UNAVAILABLE", "DEADLINE_EXCEEDED", "ABORTED")
+    if not isinstance(error, jax.errors.JaxRuntimeError):
+        signs = transport if isinstance(error, ValueError) else ()
+    return any(sign in str(error) for sign in signs)
+
+
 def any_of(flag: bool) -> bool:
     """Whether it is true in some process. All of them must come here."""
     if jax.process_count() == 1:

@@ -131,6 +131,8 @@ def _end(code: int, text: str) -> NoReturn:
 
 def _mistake(error: Exception) -> object:
     """What to say of an error that is no fault of the program's; None: it is one."""
+    from hyperjax import distributed  # JAX, which has been configured by now
+
     if isinstance(error, HyperJaxError | OSError):
         return error
     first = (str(error) or "no more to be had").splitlines()[0]
@@ -140,20 +142,9 @@ def _mistake(error: Exception) -> object:
             "last checkpoint; fewer at once need less: config fields zoo.chunk_size, "
             "denoiser.micro_batch"
         )
-    if _lost_another(error):
+    if peers.joined() and distributed.is_of_transport(error):
         return f"another process of this run was lost; start all of them again ({first})"
     return None
-
-
-def _lost_another(error: Exception) -> bool:
-    """Whether it is the transport between processes that failed."""
-    import jax
-
-    transport = ("Gloo", "NCCL")  # of these XLA raises a ValueError too
-    signs = (*transport, "UNAVAILABLE", "DEADLINE_EXCEEDED", "ABORTED")
-    if not isinstance(error, jax.errors.JaxRuntimeError):
-        signs = transport if isinstance(error, ValueError) else ()
-    return peers.joined() and any(sign in str(error) for sign in signs)
 
 
 def parse_flags(argv: list[str]) -> list[str]:

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import jax
 
 from hyperjax import samplers as samplers_lib
-from hyperjax.app import machine, plan, populations
+from hyperjax.app import machine, peers, plan, populations
 from hyperjax.app.context import Context, load_target
 from hyperjax.app.progress import console
 from hyperjax.app.run import VAE, Run, load
@@ -39,7 +39,7 @@ def run(folder: Path, registry: ModuleType, request: Request, wait: float = 0.0)
     another command that has the workdir."""
     _check(registry, request)
     workdir.load_config(folder)  # before what is no workdir becomes one
-    with workdir.lock(folder, wait, console.print):
+    with workdir.lock(folder, wait, console.print, peers.end_without_lease):
         path, failures = _evaluate(folder, registry, request)
     if failures:
         lines = [f"{name}: {error}" for name, error in failures.items()]

@@ -84,6 +84,19 @@ def end(code: int, reason: str) -> NoReturn:
     _exit_together(code)
 
 
+def end_at_once(code: int, text: str) -> NoReturn:
+    """`end` from a thread, wherever the main one is; also of a run of one process."""
+    os.write(2, f"{text}\n".encode())
+    if joined():
+        end(code, text)
+    os._exit(code)
+
+
+def end_without_lease(reason: str) -> NoReturn:
+    """Not by an exception: what it would pass through writes to what is another's now."""
+    end_at_once(2, f"error: {reason}")
+
+
 def end_with_another() -> None:
     """End as another process did, if one has failed: what fails here is a consequence."""
     failure = _failure() if joined() else None

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from hyperjax.app import populations
+from hyperjax.app import peers, populations
 from hyperjax.app.progress import console
 from hyperjax.app.run import load
 from hyperjax.store import workdir
@@ -32,7 +32,7 @@ def run(
     """
     populations.check_request(sampler, num_samples, seed)
     workdir.load_config(folder)  # before what is no workdir becomes one
-    with workdir.lock(folder, wait, console.print):
+    with workdir.lock(folder, wait, console.print, peers.end_without_lease):
         trained = load(folder, data_dir=data_dir, overrides=overrides)
         name = name or trained.main
         seed = trained.config.seed if seed is None else seed

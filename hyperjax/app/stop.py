@@ -82,8 +82,9 @@ def _watch(pipe: int) -> None:
         if select.select([pipe], [], [], left)[0] and os.read(pipe, 1)[0] == signal.SIGINT:
             why = "told so twice"
             break
-    os.write(2, f"stopped at once, {why}; {_GO_ON}\n".encode())
-    os._exit(EXIT_CODE)
+    from hyperjax.app import peers
+
+    peers.end_at_once(EXIT_CODE, f"stopped at once, {why}; {_GO_ON}")
 
 
 @contextmanager

@@ -10,7 +10,16 @@ import jax
 import numpy as np
 
 from hyperjax import distributed, zoo
-from hyperjax.app import foreign_zoo, integrity, machine, plan, progress, stage, train_denoiser
+from hyperjax.app import (
+    foreign_zoo,
+    integrity,
+    machine,
+    peers,
+    plan,
+    progress,
+    stage,
+    train_denoiser,
+)
 from hyperjax.app.progress import console
 from hyperjax.app.run import Run, main_name, set_precision, variants
 from hyperjax.app.stage import Stage
@@ -35,7 +44,7 @@ def run(config: Config, folder: Path, wait: float = 0.0) -> Run:
     source, data = "none", None
     if made.has_images:
         source, data = made.images.source, made.images.fingerprint
-    with workdir.lock(folder, wait, console.print):
+    with workdir.lock(folder, wait, console.print, peers.end_without_lease):
         if config.denoiser.training.steps and made.has_denoiser:
             train_denoiser.check_denoiser(made)  # before its settings replace those of the workdir
         workdir.create(folder, config)

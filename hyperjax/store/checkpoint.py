@@ -112,6 +112,8 @@ def _opened(path: Path, step: int) -> Iterator[Any]:
         with ocp.training.Checkpointer(path) as checkpointer:
             yield checkpointer
     except (OSError, ValueError, KeyError) as error:
+        if distributed.is_of_transport(error):  # no fault of the checkpoint's
+            raise
         raise HyperJaxError(
             f"checkpoint {path}/{step} cannot be restored ({error}); delete that folder to train "
             "this stage again from its start"

@@ -228,13 +228,19 @@ def _records(path: Path) -> Iterator[tuple[dict[str, Any], str]]:
 
 
 @contextmanager
-def lock(workdir: Path, wait: float = 0.0, say: Callable[[str], None] = print) -> Iterator[None]:
+def lock(
+    workdir: Path,
+    wait: float = 0.0,
+    say: Callable[[str], None] = print,
+    lost: Callable[[str], None] | None = None,
+) -> Iterator[None]:
     """Keep two commands from writing one folder at the same time: for `wait` seconds at most the
-    second one waits for the first. What a killed command was writing is removed.
+    second one waits for the first. What a killed command was writing is removed. `lost` is called
+    as `lease.held` says.
 
     Raises HyperJaxError, naming the command that has the folder, or if it cannot be written to.
     """
-    with lease.held(workdir / ".lease", workdir, command_line(), wait=wait, say=say):
+    with lease.held(workdir / ".lease", workdir, command_line(), wait=wait, say=say, lost=lost):
         for part in ("*", *(f"{name}/*" for name in FOLDERS), "report/*/*"):
             files.remove_partials(workdir.glob(part))
         yield

@@ -11,9 +11,9 @@ from contextlib import contextmanager
 import image_files
 import numpy as np
 import pytest
-from script_calls import ROOT, SLOW, SMOKE, call, same_results, wait_for
+from script_calls import ROOT, SLOW, SMOKE, call, leaves, same_results, wait_for
 
-from hyperjax.store import zoo_file
+from hyperjax.store import hyperrep_file, zoo_file
 
 CONFIG = f"--config={SMOKE}"
 
@@ -97,6 +97,26 @@ def test_four_processes_go_on_with_what_two_began(env, trained, tmp_path):
     assert "zoo" not in entries[2]["stages"]  # it was there
 
 
+def test_one_process_goes_on_with_an_autoencoder_that_two_began(env, tmp_path):
+    """Each had half of the batch. What differs is the order in which sums are taken."""
+    folders = [tmp_path / "alone", tmp_path / "two"]
+    train = ("train.py", CONFIG, "--config.autoencoder.training.batch_size=16",
+             "--config.autoencoder.training.select=last", "--config.autoencoder.variants=()",
+             "--config.checkpoint_seconds=0")  # fmt: skip
+    with several_processes(env, 2, *train, f"--workdir={folders[1]}") as processes:
+        wait_for(folders[1], "checkpoints/hyperrep_lwln/[1-9]*", processes)
+    for folder in folders:
+        done = call(env, *train, f"--workdir={folder}")
+        assert done.returncode == 0, done.stderr
+    entry = json.loads((folders[1] / "manifest.json").read_text())[-1]
+    assert entry["stages"] == {}  # nothing was made from its beginning
+    files = [folder / "hyperrep" / "lwln.safetensors" for folder in folders]
+    (a, info), (b, other_info) = map(hyperrep_file.read, files)
+    assert info["best_step"] == other_info["best_step"] == 20
+    for ours, theirs in zip(leaves(a.params), leaves(b.params), strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-3, atol=1e-5)
+
+
 def test_two_processes_evaluate_as_one(env, trained, tmp_path):
     evaluate = ("evaluate.py", "--experiments=fig4,tab1", "--samplers=kde30,average",
                 "--config.evaluation.epochs=(0,2)")  # fmt: skip
@@ -125,6 +145,31 @@ def test_an_error_in_one_process_ends_all_of_them_with_it(env, tmp_path, failing
     reason = "error: the data set mnist is not there"
     assert reason in errors[failing]
     assert f"process {failing} of this run ended first: {reason}" in errors[1 - failing]
+    assert "Traceback" not in "".join(errors)
+
+
+@pytest.mark.parametrize(
+    ("ending", "code", "reason"),
+    [
+        (lambda folder, processes: processes[1].terminate(), 75, "stopped at once"),
+        (lambda folder, processes: (folder / ".lease").unlink(), 2, "error: the lease"),
+    ],
+    ids=["grace", "lease"],
+)
+def test_a_process_that_ends_where_it_is_ends_the_other(env, tmp_path, ending, code, reason):
+    """The first at once, as no time is given to come to a safe point; the second, which has the
+    lease, when it next looks at it."""
+    folder = tmp_path / "run"
+    train = ("train.py", CONFIG, f"--workdir={folder}", "--grace=0",
+             "--config.checkpoint_seconds=0")  # fmt: skip
+    with several_processes(env, 2, *train) as processes:
+        wait_for(folder, "zoo/zoo.checkpoints/*/1", processes)
+        begun = time.monotonic()
+        ending(folder, processes)
+        errors = [process.communicate(timeout=60)[1] for process in processes]
+    assert time.monotonic() - begun < 30
+    assert [process.returncode for process in processes] == [code, code]
+    assert all(reason in text for text in errors)
     assert "Traceback" not in "".join(errors)
 
 
