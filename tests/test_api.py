@@ -94,11 +94,7 @@ def outside(tmp_path_factory):
 def call(folder: Path, program: str, *arguments: str) -> subprocess.CompletedProcess:
     """Run a program of the environment in its folder, which is not the repository."""
     command = [str(folder / "env" / "bin" / program), *arguments]
-    environ = os.environ | {
-        "JAX_ENABLE_COMPILATION_CACHE": "true",
-        "JAX_COMPILATION_CACHE_DIR": str(folder / "compiled"),
-        "JAX_NUM_CPU_DEVICES": "2",
-    }
+    environ = os.environ | {"JAX_NUM_CPU_DEVICES": "2"}
     return subprocess.run(
         command, cwd=folder, env=environ, capture_output=True, text=True, timeout=600
     )
