@@ -65,7 +65,7 @@ def _evaluate(
     _check_loaded(context)
     with workdir.recorded(folder, seed=trained.config.seed) as entry:
         stages, rate = _announce(context, chosen)
-        entry["announced"] = {name: round(size) for name, size in plan.totals(stages).items()}
+        entry["announced"] = plan.announced(stages)
         with machine.measured() as took:
             results, sections, failures = _run(context, registry, chosen)
             path = _report(context, registry, sections, failures, entry)
@@ -151,7 +151,7 @@ def _announce(context: Context, chosen: Sequence[str]) -> tuple[list[plan.Stage]
     """Say what the experiments take, and the fine-tuning of populations, the bulk of the work, or
     refuse it. Returns the stages, and the operations per second that their times are told by."""
     number, trained = len(populations.sources(context)), context.trained
-    stages = [plan.experiments_stage(trained.zoo, trained.config)]
+    stages = [plan.reading_stage(plan.EXPERIMENTS, trained.zoo, trained.config)]
     wanted = [(context.home, True)] if "tab1" in chosen else []
     wanted += [(target, "tab2" in chosen) for target in context.targets]
     for target, tuned in wanted:

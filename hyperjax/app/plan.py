@@ -25,7 +25,7 @@ from hyperjax.zoo import Zoo
 # Share of a matrix product's rate that the stages reach on a CPU (docs/performance.md). There
 # is no such figure for accelerators yet.
 _EFFICIENCY = {"cpu": 0.25}
-EXPERIMENTS = "experiments"
+EXPERIMENTS, SAMPLES, DIFFUSION = "experiments", "samples", "samples by the denoiser"
 # Bytes of a process on a CPU beside its arrays: Python and the libraries, then what a stage of each
 # kind adds to it with its compiled programs, and a second one of its kind; a stage has those of the
 # stages before it too. And how often the weights that a stage learns from lie in memory at worst.
@@ -33,7 +33,7 @@ EXPERIMENTS = "experiments"
 PROCESS = 0.25e9
 _PROGRAMS = {
     "zoo": (0.17e9, 0), "hyperrep": (0.55e9, 0.25e9), "denoiser": (0.45e9, 0),
-    EXPERIMENTS: (1.1e9, 0),
+    EXPERIMENTS: (1.1e9, 0), SAMPLES: (0.14e9, 0), DIFFUSION: (0.3e9, 0),
 }  # fmt: skip
 _COPIES = 8
 
@@ -109,11 +109,12 @@ def denoiser_stage(config: DenoiserConfig, zoo: ZooConfig, spec: WeightSpec) -> 
     return Stage("denoiser", work, memory, local, "denoiser", 2 * 4 * 6 * params, copies)
 
 
-def experiments_stage(models: Zoo, config: Config) -> Stage:
-    """Experiments with the train members of a zoo; what they compute depends on which they are."""
+def reading_stage(name: str, models: Zoo, config: Config, disk: float = 0.0) -> Stage:
+    """Experiments or samplers with the train members of a zoo; what they compute depends on which
+    they are."""
     seen = len(models.split.train) * len(config.autoencoder.data.epochs_seen)
     memory, copies = _copied(4 * seen * models.spec.num_params, 1)
-    return Stage(EXPERIMENTS, math.nan, memory, 1, "evaluation", 0.0, copies)
+    return Stage(name, math.nan, memory, 1, "autoencoder.data.epochs_seen", disk, copies)
 
 
 def _copied(size: float, devices: int) -> tuple[float, float]:
@@ -138,6 +139,11 @@ def totals(stages: list[Stage]) -> dict[str, float]:
     return found
 
 
+def announced(stages: list[Stage]) -> dict[str, int]:
+    """`totals` as a manifest notes them."""
+    return {name: round(size) for name, size in totals(stages).items()}
+
+
 def announce(stages: list[Stage], folder: Path, devices: list[jax.Device]) -> float:
     """Print the table of stages and check that the machine can hold them. Returns operations per
     second, by which the stages' times are told; 0 where they are not known."""
@@ -156,9 +162,15 @@ def announce(stages: list[Stage], folder: Path, devices: list[jax.Device]) -> fl
         sizes = _amount(whole[stage.name], "B"), _amount(stage.disk, "B")
         table.add_row(stage.name, _amount(stage.flops, "FLOP"), *sizes, _announced(stage, rate))
     console.print(table)
+    check_here(stages, folder)
+    return rate
+
+
+def check_here(stages: list[Stage], folder: Path) -> None:
+    """`check` against what this machine has."""
+    first = jax.local_devices()[0]
     free, ours = machine.free_memory(first), machine.used_memory(first) if on_cpu() else 0
     check(stages, folder, None if free is None else free + (ours or 0), machine.free_disk(folder))
-    return rate
 
 
 def check(stages: list[Stage], folder: Path, memory: int | None, disk: int) -> None:

@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from hyperjax.app import peers, populations
+from hyperjax.app import machine, peers, plan, populations
 from hyperjax.app.progress import console
-from hyperjax.app.run import load
+from hyperjax.app.run import Run, load
 from hyperjax.store import workdir
 
 
@@ -39,8 +39,14 @@ def run(
         variational = trained.hyperreps[name].config.architecture.variational
         populations.samplers.check(sampler, vae=variational)
         with workdir.recorded(folder, seed=seed) as entry:
-            path, drawn = populations.sampled(trained, sampler, num_samples, name, seed, output)
+            stage = _stage(trained, sampler, num_samples)
+            plan.check_here([stage], folder)
+            with machine.measured() as took:
+                path, drawn = populations.sampled(trained, sampler, num_samples, name, seed, output)
+                seconds, most = took()
             entry["output"] = str(path)
+            entry["stages"], entry["memory"] = {stage.name: round(seconds, 2)}, {stage.name: most}
+            entry["announced"] = plan.announced([stage])
     texts = []
     for part in ("val", "test") if trained.has_images else ():
         accuracy = 100 * drawn.metrics[f"{part}_accuracy"]
@@ -49,3 +55,10 @@ def run(
     console.print(f"{num_samples} models from {sampler} ({name}){measured}")
     console.print(f"written to {path}")
     return path
+
+
+def _stage(trained: Run, sampler: str, num_samples: int) -> plan.Stage:
+    """What the machine has to have for it."""
+    name = plan.DIFFUSION if populations.samplers.needs_denoiser(sampler) else plan.SAMPLES
+    disk = 4.0 * num_samples * trained.zoo.spec.num_params
+    return plan.reading_stage(name, trained.zoo, trained.config, disk)

@@ -156,7 +156,7 @@ def _announce(made: Run, entry: dict[str, Any]) -> tuple[list[plan.Stage], float
             stages += [plan.autoencoder_stage(f"hyperrep/{name}", variant, zoo, spec)]
     if config.denoiser.training.steps and not workdir.denoiser_path(folder).exists():
         stages += [plan.denoiser_stage(config.denoiser, zoo, spec)]
-    entry["announced"] = {name: round(size) for name, size in plan.totals(stages).items()}
+    entry["announced"] = plan.announced(stages)
     return stages, plan.announce(stages, folder, jax.devices()) if stages else 0.0
 
 

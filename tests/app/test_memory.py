@@ -7,7 +7,7 @@ import sys
 
 import numpy as np
 import pytest
-from script_calls import ROOT, SLOW, SMOKE
+from script_calls import ROOT, SLOW, SMOKE, call
 
 import hyperjax as hj
 from hyperjax.store import zoo_file
@@ -52,6 +52,15 @@ def test_a_zoo_twice_as_large_is_trained_and_evaluated(env, tmp_path):
     found = json.loads((folder / "report" / "tab1.json").read_text())["populations"]["B_T"]
     assert found["summary"][str(EPOCHS)]["count"] == 9  # of 60 members
     path.unlink()  # 3 GB
+
+
+@pytest.mark.parametrize("sampler", ["kde30", "polish:diffusion"])
+def test_sampling_takes_what_it_is_noted_to(env, trained, sampler):
+    done = call(env, "sample.py", f"--workdir={trained}", f"--sampler={sampler}", "--num_samples=9")
+    assert done.returncode == 0, done.stderr
+    entry = json.loads((trained / "manifest.json").read_text())[-1]
+    (stage,) = entry["announced"]
+    assert 0.7 < entry["announced"][stage] / entry["memory"][stage] < 1.6
 
 
 def test_a_zoo_twice_as_large_is_imported(env, tmp_path):
