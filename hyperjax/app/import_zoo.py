@@ -195,7 +195,8 @@ def _resume(
 
 def _member(source: Source, row: int) -> Member:
     """Raises HyperJaxError for a member that is to be left out."""
-    vectors = np.stack([source.read(row, epoch) for epoch in source.epochs])
+    with np.errstate(over="ignore"):  # what float32 cannot hold is infinite, which is looked for
+        vectors = np.stack([source.read(row, epoch) for epoch in source.epochs])
     finite = np.isfinite(vectors).all(axis=1)
     if not finite.all():
         epoch = source.epochs[int(np.argmin(finite))]

@@ -140,6 +140,24 @@ def test_flat_arrays_and_back(tmp_path, suffix):
         imported(path, tmp_path, CNN, "other", model="unterthiner")
 
 
+@pytest.mark.parametrize(("dtype", "too_large", "rtol"), [("<f2", 7e4, 1e-3), ("<f8", 1e300, 1e-7)])
+def test_values_beyond_the_range_of_a_type_are_not_finite(tmp_path, dtype, too_large, rtol):
+    """Of float16, whose owner let them overflow, and of float64, which float32 does not hold."""
+    zoo = zoo_of(MLP, epochs=(0,))
+    (path,) = export.export(zoo, tmp_path, "numpy")
+    with np.load(path) as found, np.errstate(over="ignore"):
+        arrays = dict(found)
+        weights = arrays["weights"].astype("f8")
+        weights[2, 0, 7] = too_large
+        arrays["weights"] = weights.astype(dtype)
+    np.savez(path, **arrays)
+    found = imported(path, tmp_path, MLP, "again")
+    assert found.members.tolist() == [0, 1, 3]
+    assert "not finite" in str(found.info["left_out"])
+    assert found.weights.dtype == np.float32
+    np.testing.assert_allclose(found.weights, zoo.weights[[0, 1, 3]], rtol=rtol, atol=1e-6)
+
+
 def test_members_that_cannot_be_used_are_left_out_by_name(tmp_path, capsys):
     zoo = zoo_of(MLP, members=6)
     zoo.weights[3, -1, 7] = np.nan
