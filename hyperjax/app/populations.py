@@ -195,10 +195,10 @@ def sampled(
     wanted = json.loads(json.dumps(request(run, sampler, count, name, seed)))
     file = f"{sampler}-{name}-n{count}-seed{seed}-{digest(wanted)}.safetensors"
     path = output or run.folder / "samples" / file.replace(":", "-")
-    if distributed.exists(path):
-        made = zoo_file.read(path)
-        if {field: made.info.get(field) for field in wanted} == wanted:
-            return path, made
+    info = zoo_file.read(path).info if path.exists() else {}
+    # all have looked by then: one that came late would find what process 0 has put in its place
+    if distributed.agree({field: info.get(field) for field in wanted} == wanted):
+        return path, zoo_file.read(path)
     start = time.monotonic()
     drawn = draw(run, sampler, count, hyperrep=name, seed=seed)
     seconds, metrics = round(time.monotonic() - start, 3), {}
