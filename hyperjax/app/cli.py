@@ -1,6 +1,7 @@
 """What the commands share: devices, processes, errors, interruption."""
 
 import contextlib
+import functools
 import importlib
 import importlib.util
 import os
@@ -98,6 +99,7 @@ def run(task: Callable[[], Any]) -> None:
     logging.set_verbosity(logging.FATAL)  # Orbax narrates, and logs errors that it raises as well
     # what it leaves behind where a disk is full
     warnings.filterwarnings("ignore", "coroutine '.*' was never awaited", RuntimeWarning)
+    sys.unraisablehook = functools.partial(_unraisable, sys.unraisablehook)
     try:
         configure_jax()
         if parsed and _MULTIHOST.value:
@@ -118,6 +120,12 @@ def run(task: Callable[[], Any]) -> None:
             traceback.print_exc()
             _end(1, f"{type(error).__name__}: {error}")
         raise
+
+
+def _unraisable(say: Callable[[Any], None], problem: Any) -> None:
+    """Pass over what TensorStore's threads have to tell an event loop that an error has closed."""
+    if str(problem.exc_value) != "Event loop is closed":
+        say(problem)
 
 
 def _end(code: int, text: str) -> NoReturn:

@@ -73,3 +73,33 @@ def test_what_was_used_longest_ago_is_forgotten(tmp_path, monkeypatch):
     cli._forget_oldest(tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "c"]
     cli._forget_oldest(tmp_path / "missing")
+
+
+LATE = """
+import asyncio, threading
+import tensorstore
+from hyperjax.app import cli
+def task():
+    promise, future = tensorstore.Promise.new()
+    async def wait(): await future
+    async def leave(): tasks.append(asyncio.ensure_future(wait())); await asyncio.sleep(0)
+    tasks, loop = [], asyncio.new_event_loop()
+    loop.run_until_complete(leave())
+    loop.close()
+    thread = threading.Thread(target=promise.set_result, args=(1,))
+    thread.start()
+    thread.join()
+    tasks.clear()
+    class Broken:
+        def __del__(self): raise ValueError("shown")
+    Broken()
+cli.run(task)
+"""
+
+
+def test_what_comes_too_late_for_a_closed_loop_is_not_said():
+    """As where a disk is full, by each of the tensors of a checkpoint."""
+    done = subprocess.run([sys.executable, "-c", LATE], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0
+    assert "Event loop is closed" not in done.stderr
+    assert "ValueError: shown" in done.stderr
