@@ -108,8 +108,10 @@ def run(task: Callable[[], Any]) -> None:
         task()
         peers.leave()
     except stop.Terminated:
+        peers.wait_if_ending()
         _end(stop.EXIT_CODE, stop.TOLD)
     except Exception as error:
+        peers.wait_if_ending()
         if stop.interrupted():
             _end(stop.EXIT_CODE, stop.TOLD)
         peers.end_with_another()
@@ -139,8 +141,6 @@ def _end(code: int, text: str) -> NoReturn:
 
 def _mistake(error: Exception) -> object:
     """What to say of an error that is no fault of the program's; None: it is one."""
-    from hyperjax import distributed  # JAX, which has been configured by now
-
     if isinstance(error, HyperJaxError | OSError):
         return error
     first = (str(error) or "no more to be had").splitlines()[0]
@@ -150,9 +150,15 @@ def _mistake(error: Exception) -> object:
             "last checkpoint; fewer at once need less: config fields zoo.chunk_size, "
             "denoiser.micro_batch"
         )
-    if peers.joined() and distributed.is_of_transport(error):
+    if peers.joined() and _is_of_transport(error):
         return f"another process of this run was lost; start all of them again ({first})"
     return None
+
+
+def _is_of_transport(error: Exception) -> bool:
+    from hyperjax import distributed  # JAX, which is there by now
+
+    return distributed.is_of_transport(error)
 
 
 def parse_flags(argv: list[str]) -> list[str]:

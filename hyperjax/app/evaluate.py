@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import jax
 
 from hyperjax import samplers as samplers_lib
-from hyperjax.app import machine, peers, plan, populations
+from hyperjax.app import machine, peers, plan, populations, stop
 from hyperjax.app.context import Context, load_target
 from hyperjax.app.progress import console
 from hyperjax.app.run import VAE, Run, load
@@ -110,7 +110,8 @@ def _run(
             sections.append(registry.load(name).section(context, result))
             results[name] = result
         except Exception as error:
-            if jax.process_count() > 1:  # the others are still in this one, or will wait in it
+            # told to stop; or the others are still in this one, or will wait in it
+            if stop.interrupted() or jax.process_count() > 1:
                 raise
             if not isinstance(error, HyperJaxError):  # not foreseen, so where it comes from
                 console.print_exception()
@@ -151,7 +152,9 @@ def _announce(context: Context, chosen: Sequence[str]) -> tuple[list[plan.Stage]
     """Say what the experiments take, and the fine-tuning of populations, the bulk of the work, or
     refuse it. Returns the stages, and the operations per second that their times are told by."""
     number, trained = len(populations.sources(context)), context.trained
-    stages = [plan.reading_stage(plan.EXPERIMENTS, trained.zoo, trained.config)]
+    stages = [
+        plan.reading_stage(plan.EXPERIMENTS, trained.zoo, trained.config, context.num_samples)
+    ]
     wanted = [(context.home, True)] if "tab1" in chosen else []
     wanted += [(target, "tab2" in chosen) for target in context.targets]
     for target, tuned in wanted:

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from hyperjax.app import progress, stop
+from hyperjax.app import peers, progress, stop
 from hyperjax.app.progress import console
 from hyperjax.errors import HyperJaxError
 from hyperjax.exchange import sources
@@ -78,7 +78,8 @@ def import_zoo(
     output, say = Path(output), console.print if verbose else _silent
     source = _find(path, Wanted(activation, image_size, model, tuple(epochs), moments))
     info = _info(path, source, dataset)
-    with lease.held(output.with_name(f".{output.name}.lease"), output, wait=wait, say=say):
+    claim = output.with_name(f".{output.name}.lease")
+    with lease.held(claim, output, wait=wait, say=say, lost=peers.end_without_lease, alone=True):
         return _import(source, output, info, strict, verbose)
 
 
@@ -136,11 +137,12 @@ def _read_members(
                 left_out[name] = str(error)
             advance(1, f"{len(left_out)} left out" if left_out else "")
             due = (row + 1) % _ROWS == 0
-            if stop.requested(due):
+            if due or stop.told():  # this process: of a run of several it alone is here
                 zoo_file.flush(target)
                 state = {"info": info, "done": row + 1, "left_out": left_out}
                 atomic_write(note, json.dumps(state).encode())
-                stop.leave()
+            if stop.told():
+                raise stop.Terminated
     return target, left_out
 
 

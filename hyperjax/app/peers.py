@@ -15,7 +15,7 @@ import os
 import sys
 import threading
 from contextlib import suppress
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 from hyperjax.errors import HyperJaxError
 
@@ -28,6 +28,13 @@ _KEY, _BARRIER, _DONE = "hyperjax/failure", "hyperjax/end", "hyperjax/done"
 _watching = threading.Event()  # from when this process has joined the others
 _ending = threading.Event()  # of this process
 _end_once = threading.Lock()  # by the main thread or by the one that looks
+
+
+class _Failure(NamedTuple):
+    process: int  # that failed first
+    code: int  # its exit code
+    reason: str
+    unwind: float  # seconds that the others have to come to their ends by themselves
 
 
 def join() -> None:
@@ -75,21 +82,32 @@ def leave() -> None:
         _ending.set()
 
 
-def end(code: int, reason: str) -> NoReturn:
-    """End this process with its exit code, and all others of the run."""
+def end(code: int, reason: str, unwind: float = _UNWIND) -> NoReturn:
+    """End this process with its exit code, and all others of the run, which have `unwind` seconds
+    to come to their ends by themselves."""
     _ending.set()
     with suppress(Exception):  # another one was first, or the store is gone
-        _client().key_value_set(_KEY, json.dumps([_number(), code, reason]))
+        _client().key_value_set(_KEY, json.dumps([_number(), code, reason, unwind]))
     end_with_another()
     _exit_together(code)
 
 
 def end_at_once(code: int, text: str) -> NoReturn:
-    """`end` from a thread, wherever the main one is; also of a run of one process."""
-    os.write(2, f"{text}\n".encode())
+    """`end` from a thread, wherever this process and the others are; also of a run of one."""
+    with suppress(OSError):  # the log may be on the disk that is full
+        os.write(2, f"{text}\n".encode())
     if joined():
-        end(code, text)
+        last = threading.Timer(2 * _TOGETHER, os._exit, (code,))  # whatever the others do
+        last.daemon = True
+        last.start()
+        end(code, text, unwind=0.0)
     os._exit(code)
+
+
+def wait_if_ending() -> None:
+    """For ever, where a thread is ending this process: what fails meanwhile is a consequence."""
+    if joined() and _ending.is_set():
+        threading.Event().wait()
 
 
 def end_without_lease(reason: str) -> NoReturn:
@@ -100,27 +118,27 @@ def end_without_lease(reason: str) -> NoReturn:
 def end_with_another() -> None:
     """End as another process did, if one has failed: what fails here is a consequence."""
     failure = _failure() if joined() else None
-    if failure and failure[0] != _number():
+    if failure and failure.process != _number():
         _ending.set()
-        _exit_together(failure[1], failure)
+        _exit_together(failure.code, failure)
 
 
 def _watch() -> None:
     """Wait for a failure of another process. In a thread: the main one may be inside XLA."""
     while not _ending.wait(_SECONDS_BETWEEN_LOOKS):
         failure = _failure()
-        if failure and not _ending.wait(_UNWIND):
-            _exit_together(failure[1], failure)
+        if failure and not _ending.wait(failure.unwind):
+            _exit_together(failure.code, failure)
 
 
-def _exit_together(code: int, failure: tuple[int, int, str] | None = None) -> NoReturn:
+def _exit_together(code: int, failure: _Failure | None = None) -> NoReturn:
     """Once all are here, or have been waited for. Process 0 is the last: it has the store, and JAX
     would say at length that it is gone."""
     _end_once.acquire()
     with suppress(Exception):  # the log may be on the disk that is full
         if failure:
-            number, _, reason = failure
-            print(f"process {number} of this run ended first: {reason}", file=sys.stderr)
+            text = f"process {failure.process} of this run ended first: {failure.reason}"
+            print(text, file=sys.stderr)
     with suppress(Exception):
         _client().wait_at_barrier(_BARRIER, int(1000 * _TOGETHER))
     if _number() == 0:
@@ -131,10 +149,10 @@ def _exit_together(code: int, failure: tuple[int, int, str] | None = None) -> No
     os._exit(code)
 
 
-def _failure() -> tuple[int, int, str] | None:
-    """Which process failed first, with what exit code, and why."""
+def _failure() -> _Failure | None:
+    """The first one."""
     try:
-        return tuple(json.loads(_client().key_value_try_get(_KEY)))
+        return _Failure(*json.loads(_client().key_value_try_get(_KEY)))
     except Exception:  # none; or the store is gone, which JAX notices itself
         return None
 

@@ -29,7 +29,7 @@ EXPERIMENTS, SAMPLES, DIFFUSION = "experiments", "samples", "samples by the deno
 # Bytes of a process on a CPU beside its arrays: Python and the libraries, then what a stage of each
 # kind adds to it with its compiled programs, and a second one of its kind; a stage has those of the
 # stages before it too. And how often the weights that a stage learns from lie in memory at worst.
-# All are measured (benchmarks/memory.py).
+# All are measured (benchmarks/memory.py, and "memory" in the manifest of every command).
 PROCESS = 0.25e9
 _PROGRAMS = {
     "zoo": (0.17e9, 0), "hyperrep": (0.55e9, 0.25e9), "denoiser": (0.45e9, 0),
@@ -45,7 +45,7 @@ class Stage(NamedTuple):
     flops: float  # NaN: not known
     memory: float  # bytes on each device
     devices: int  # of this host that it uses; on a CPU they share its memory
-    field: str  # of the configuration, by which `memory` can be reduced
+    less: str  # what to reduce for less `memory`
     disk: float  # bytes
     copies: float = 0.0  # of `memory`: what it takes at worst, and may be done without
 
@@ -79,7 +79,15 @@ def population_stage(
     memory += 2.5 * each * cost.member_bytes(spec)
     memory += at_once * min(engine.micro_batch, images["train"]) * cost.activation_bytes(spec)
     disk = copies * cost.zoo_bytes(spec, members, snapshots) + together * cost.member_bytes(spec)
-    return Stage(name, float(members) * work, memory, local, "zoo.chunk_size", disk, spare)
+    return Stage(
+        name,
+        float(members) * work,
+        memory,
+        local,
+        "config field zoo.chunk_size, or num_train",
+        disk,
+        spare,
+    )
 
 
 def autoencoder_stage(
@@ -93,7 +101,7 @@ def autoencoder_stage(
     memory = cost.autoencoder_bytes(config, spec, len(used)) + held
     disk = 2 * 4 * 5 * cost.autoencoder_params(config.architecture, spec)  # two checkpoints
     work = config.training.steps * cost.autoencoder_flops(config, spec)
-    return Stage(name, work, memory, local, "autoencoder", disk, copies)
+    return Stage(name, work, memory, local, "config field autoencoder", disk, copies)
 
 
 def denoiser_stage(config: DenoiserConfig, zoo: ZooConfig, spec: WeightSpec) -> Stage:
@@ -106,15 +114,18 @@ def denoiser_stage(config: DenoiserConfig, zoo: ZooConfig, spec: WeightSpec) -> 
     held, copies = _copied(4 * samples * spec.num_params, local)
     memory = cost.denoiser_bytes(config, spec, int(samples), examples) + held
     work = config.training.steps * cost.denoiser_flops(config, spec)
-    return Stage("denoiser", work, memory, local, "denoiser", 2 * 4 * 6 * params, copies)
+    return Stage(
+        "denoiser", work, memory, local, "config field denoiser", 2 * 4 * 6 * params, copies
+    )
 
 
-def reading_stage(name: str, models: Zoo, config: Config, disk: float = 0.0) -> Stage:
+def reading_stage(name: str, models: Zoo, config: Config, num_samples: int) -> Stage:
     """Experiments or samplers with the train members of a zoo; what they compute depends on which
     they are."""
     seen = len(models.split.train) * len(config.autoencoder.data.epochs_seen)
     memory, copies = _copied(4 * seen * models.spec.num_params, 1)
-    return Stage(name, math.nan, memory, 1, "autoencoder.data.epochs_seen", disk, copies)
+    memory += 2 * 4 * num_samples * models.spec.num_params  # as drawn, and as measured
+    return Stage(name, math.nan, memory, 1, "--num_samples", 0.0, copies)
 
 
 def _copied(size: float, devices: int) -> tuple[float, float]:
@@ -184,8 +195,7 @@ def check(stages: list[Stage], folder: Path, memory: int | None, disk: int) -> N
         if alone > memory:
             raise HyperJaxError(
                 f"{stage.name} needs about {_amount(alone, 'B')} of memory, "
-                f"{_amount(memory, 'B')} are free; reduce config field {stage.field}, or "
-                "num_train"
+                f"{_amount(memory, 'B')} are free; reduce {stage.less}"
             )
         if most[stage.name] > memory:
             console.print(

@@ -315,13 +315,16 @@ def from_scratch(context: Context, target: Target | None = None, epochs: Sequenc
 
     Of a target that is only a configuration, `num_samples` members are trained now, until the
     last of the epochs that are compared and of those that an autoencoder would see.
+
+    Raises HyperJaxError if none of `epochs` is there.
     """
     target = target or context.home
     if target.models is None:
         last = target.config.autoencoder.data.epochs_seen[-1]
-        epochs = sorted({*target.config.evaluation.epochs, last})
-        return finetuned(context, "B_T", None, target, epochs)
-    kept = np.intersect1d(target.models.epochs, epochs) if epochs else None
+        trained = sorted({*target.config.evaluation.epochs, last})
+        return finetuned(context, "B_T", None, target, trained)
+    there = np.intersect1d(target.models.epochs, epochs)
+    kept = (there if len(there) else epochs) if epochs else None
     members = target.models.select(target.models.split.test[:_TEST_MEMBERS], epoch=kept)
     return evaluation.tested(target.task, members)
 

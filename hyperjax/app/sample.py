@@ -41,12 +41,12 @@ def run(
         with workdir.recorded(folder, seed=seed) as entry:
             stage = _stage(trained, sampler, num_samples)
             plan.check_here([stage], folder)
+            entry["announced"] = plan.announced([stage])
             with machine.measured() as took:
                 path, drawn = populations.sampled(trained, sampler, num_samples, name, seed, output)
                 seconds, most = took()
             entry["output"] = str(path)
             entry["stages"], entry["memory"] = {stage.name: round(seconds, 2)}, {stage.name: most}
-            entry["announced"] = plan.announced([stage])
     texts = []
     for part in ("val", "test") if trained.has_images else ():
         accuracy = 100 * drawn.metrics[f"{part}_accuracy"]
@@ -60,5 +60,4 @@ def run(
 def _stage(trained: Run, sampler: str, num_samples: int) -> plan.Stage:
     """What the machine has to have for it."""
     name = plan.DIFFUSION if populations.samplers.needs_denoiser(sampler) else plan.SAMPLES
-    disk = 4.0 * num_samples * trained.zoo.spec.num_params
-    return plan.reading_stage(name, trained.zoo, trained.config, disk)
+    return plan.reading_stage(name, trained.zoo, trained.config, num_samples)

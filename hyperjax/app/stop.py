@@ -13,8 +13,10 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import NoReturn
+
+from hyperjax.app import peers
 
 EXIT_CODE = 75  # EX_TEMPFAIL of sysexits.h: try again
 GRACE = 30.0  # seconds
@@ -77,13 +79,12 @@ def _watch(pipe: int) -> None:
     start, why = time.monotonic(), f"not at a safe point within {_waiting['grace']:g} s"
     if _waiting["depth"]:
         words = f"stopping at the next safe point, within {_waiting['grace']:g} s; Ctrl-C: at once"
-        os.write(2, f"{words}\n".encode())
+        with suppress(OSError):  # the log may be on the disk that is full
+            os.write(2, f"{words}\n".encode())
     while (left := start + _waiting["grace"] - time.monotonic()) > 0:
         if select.select([pipe], [], [], left)[0] and os.read(pipe, 1)[0] == signal.SIGINT:
             why = "told so twice"
             break
-    from hyperjax.app import peers
-
     peers.end_at_once(EXIT_CODE, f"stopped at once, {why}; {_GO_ON}")
 
 
@@ -97,6 +98,11 @@ def deferred() -> Iterator[None]:
         _waiting["depth"] -= 1
     if _waiting["requested"] and not _waiting["depth"]:
         raise Terminated
+
+
+def told() -> bool:
+    """Whether this process was asked to stop."""
+    return _waiting["requested"]
 
 
 def requested(due: bool = False) -> bool:

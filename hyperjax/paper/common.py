@@ -60,9 +60,9 @@ def effects_table(
     )  # fmt: skip
 
 
-def compared_epoch(scratch: Zoo) -> int:
+def compared_epoch(models: Zoo) -> int:
     """Epochs after which training from scratch is compared: the paper's 25, or all there are."""
-    return 25 if 25 in scratch.epochs else int(scratch.epochs[-1])
+    return 25 if 25 in models.epochs else int(models.epochs[-1])
 
 
 def steps(context: Context, names: Sequence[str]) -> str:

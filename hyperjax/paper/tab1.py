@@ -49,10 +49,11 @@ PUBLISHED = {
 def run(context: Context) -> OverEpochs:
     config = context.trained.config
     compared = sorted({*config.evaluation.epochs, 25, int(context.trained.zoo.epochs[-1])})
+    first = int(context.trained.zoo.epochs[0])
     labels = list(sources(context))
     for label in labels:  # all first: a sampler that cannot be fitted says so early
         drawn(context, label)
-    populations = {"B_T": from_scratch(context, epochs=(0, *compared))}
+    populations = {"B_T": from_scratch(context, epochs=(first, *compared))}
     populations |= {label: generated(context, label) for label in labels}
     return comparisons.over_epochs(
         populations,

@@ -57,6 +57,7 @@ def held(
     beat: float = BEAT,
     stale: float = STALE,
     lost: Callable[[str], None] | None = None,
+    alone: bool = False,
 ) -> Iterator[None]:
     """Hold the lease file `path` over `what`, of which errors speak.
 
@@ -69,12 +70,14 @@ def held(
       lost: is called, in a thread, when another process has taken the lease, which it may when
         this one gave no sign of life for `stale` seconds; by default the process ends with 2.
 
+      alone: process 0 of a run comes here by itself; otherwise all come together, and it has the
+        lease.
+
     Raises HyperJaxError naming the holder if there still is one, or if the file cannot be written.
-    All processes of a run come here together; process 0 has the lease.
     """
     own, done = _describe(command), threading.Event()
     try:
-        _acquire(path, what, own, wait, stale, say)
+        _acquire(path, what, own, wait, stale, say, alone)
         if distributed.is_writer():
             about = (path, what, own["token"], beat, stale, done, lost or _end)
             threading.Thread(target=_keep, args=about, daemon=True, name="lease").start()
@@ -135,7 +138,13 @@ def _is_running(holder: dict[str, Any]) -> bool | None:
 
 
 def _acquire(
-    path: Path, what: Any, own: dict[str, Any], wait: float, stale: float, say: Callable
+    path: Path,
+    what: Any,
+    own: dict[str, Any],
+    wait: float,
+    stale: float,
+    say: Callable,
+    alone: bool,
 ) -> None:
     watched: dict[Path, _Watch] = {}
     start, told = time.monotonic(), False
@@ -150,7 +159,8 @@ def _acquire(
                     state = _REFUSED
             except OSError as error:
                 state, problem = _REFUSED, error
-        state = distributed.agree(state)  # each look together: no process waits long for another
+        if not alone:  # each look together: no process waits long for another
+            state = distributed.agree(state)
         if problem is not None:
             reason = problem.strerror or problem
             raise HyperJaxError(f"cannot write to {path.parent}: {reason}") from problem

@@ -59,7 +59,8 @@ def create(workdir: Path, config: Config) -> None:
     that do not change what train.py makes may differ; the newest values are kept.
     """
     path = workdir / "config.json"
-    if path.exists() and (workdir / "zoo").exists():  # the first that is made: or it was refused
+    made = any((workdir / name).exists() for name in (*FOLDERS, "checkpoints"))
+    if path.exists() and made:  # else what was asked for was refused
         differing = [
             f"  {field}: {theirs!r} there, {ours!r} here"
             for field, (ours, theirs) in differences(config, load_config(workdir)).items()

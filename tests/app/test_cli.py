@@ -99,7 +99,8 @@ cli.run(task)
 
 def test_what_comes_too_late_for_a_closed_loop_is_not_said():
     """As where a disk is full, by each of the tensors of a checkpoint."""
-    done = subprocess.run([sys.executable, "-c", LATE], cwd=ROOT, capture_output=True, text=True)
+    command = [sys.executable, "-c", LATE]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0
     assert "Event loop is closed" not in done.stderr
     assert "ValueError: shown" in done.stderr

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 
@@ -18,16 +19,25 @@ MEMBERS, EPOCHS, HIDDEN = 60, 250, 64
 
 
 def call_within(limit, env, *arguments):
-    """Run a script that may have so many bytes of data; of mapped files as much as it wants."""
-    command = f'ulimit -d {int(limit) // 1024} && exec "$0" "$@"'
+    """Run a script that may have so many bytes of data; of mapped files as much as it wants. On two
+    cores: the stacks of its threads are data too."""
+    cores = ",".join(map(str, sorted(os.sched_getaffinity(0))[:2]))
+    command = f'ulimit -d {int(limit) // 1024} && exec taskset -c {cores} "$0" "$@"'
     return subprocess.run(
         ["sh", "-c", command, sys.executable, *map(str, arguments)],
         cwd=ROOT, env=env, text=True, capture_output=True, timeout=SLOW,
     )  # fmt: skip
 
 
-def test_a_zoo_twice_as_large_is_trained_and_evaluated(env, tmp_path):
-    limit, folder = 1.5e9, tmp_path / "run"
+@pytest.fixture
+def large(tmp_path):
+    """A folder for gigabytes."""
+    yield tmp_path
+    shutil.rmtree(tmp_path)
+
+
+def test_a_zoo_twice_as_large_is_trained_and_evaluated(env, large):
+    limit, folder = 1.5e9, large / "run"
     train = (
         "train.py", f"--config={SMOKE}", f"--workdir={folder}",
         "--config.num_train=32", "--config.num_val=20", "--config.zoo.model=mlp",
@@ -51,7 +61,6 @@ def test_a_zoo_twice_as_large_is_trained_and_evaluated(env, tmp_path):
     assert done.returncode == 0, done.stderr
     found = json.loads((folder / "report" / "tab1.json").read_text())["populations"]["B_T"]
     assert found["summary"][str(EPOCHS)]["count"] == 9  # of 60 members
-    path.unlink()  # 3 GB
 
 
 @pytest.mark.parametrize("sampler", ["kde30", "polish:diffusion"])
@@ -60,10 +69,10 @@ def test_sampling_takes_what_it_is_noted_to(env, trained, sampler):
     assert done.returncode == 0, done.stderr
     entry = json.loads((trained / "manifest.json").read_text())[-1]
     (stage,) = entry["announced"]
-    assert 0.7 < entry["announced"][stage] / entry["memory"][stage] < 1.6
+    assert 0.75 < entry["announced"][stage] / entry["memory"][stage] < 2
 
 
-def test_a_zoo_twice_as_large_is_imported(env, tmp_path):
+def test_a_zoo_twice_as_large_is_imported(env, large):
     """One checkpoint under many names: its bytes are on the disk once."""
     limit, members = 0.5e9, 260
     spec = hj.architecture(
@@ -71,10 +80,10 @@ def test_a_zoo_twice_as_large_is_imported(env, tmp_path):
     )
     vector = np.random.default_rng(0).standard_normal(spec.num_params, np.float32)
     zoo = Zoo(spec, vector[None, None], np.zeros(1, np.int32), np.arange(1), {}, {})
-    first = hj.export(zoo, tmp_path / "networks", "torch")[0]
+    first = hj.export(zoo, large / "networks", "torch")[0]
     for number in range(1, members):
         os.link(first, first.with_name(f"copy{number:04}.pt"))
-    output = tmp_path / "zoo.safetensors"
+    output = large / "zoo.safetensors"
     done = call_within(
         limit, env, "-m", "hyperjax", "import", f"--source={first.parent}/*.pt",
         f"--output={output}", "--activation=relu",
@@ -85,4 +94,3 @@ def test_a_zoo_twice_as_large_is_imported(env, tmp_path):
     assert imported.weights.shape == (members, 1, spec.num_params)
     for row in (0, 128, members - 1):
         np.testing.assert_array_equal(imported.weights[row, 0], vector)
-    output.unlink()

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from script_calls import ROOT, SLOW, SMOKE, call, leaves, same_results, wait_for
 
+from hyperjax.exchange import export
 from hyperjax.store import hyperrep_file, zoo_file
 
 CONFIG = f"--config={SMOKE}"
@@ -104,7 +105,7 @@ def test_one_process_goes_on_with_an_autoencoder_that_two_began(env, tmp_path):
              "--config.autoencoder.training.select=last", "--config.autoencoder.variants=()",
              "--config.checkpoint_seconds=0")  # fmt: skip
     with several_processes(env, 2, *train, f"--workdir={folders[1]}") as processes:
-        wait_for(folders[1], "checkpoints/hyperrep_lwln/[1-9]*", processes)
+        wait_for(folders[1], "checkpoints/hyperrep_lwln/10", processes)
     for folder in folders:
         done = call(env, *train, f"--workdir={folder}")
         assert done.returncode == 0, done.stderr
@@ -169,8 +170,20 @@ def test_a_process_that_ends_where_it_is_ends_the_other(env, tmp_path, ending, c
         errors = [process.communicate(timeout=60)[1] for process in processes]
     assert time.monotonic() - begun < 30
     assert [process.returncode for process in processes] == [code, code]
-    assert all(reason in text for text in errors)
+    assert any(reason in text for text in errors)
     assert "Traceback" not in "".join(errors)
+
+
+def test_two_processes_train_on_networks_from_elsewhere(env, trained, tmp_path):
+    """Process 0 alone imports them."""
+    export.export(zoo_file.read(trained / "zoo" / "zoo.safetensors"), tmp_path / "nets", "torch")
+    folder, networks = tmp_path / "run", tmp_path / "nets" / "*.pt"
+    train = ("train.py", CONFIG, f"--workdir={folder}", f"--config.zoo.path={networks}",
+             "--config.autoencoder.data.epochs_seen=(0,)", "--config.autoencoder.variants=()",
+             "--config.zoo.model=cnn", "--config.denoiser.training.steps=0")  # fmt: skip
+    finished_by(env, 2, *train)
+    made, source = (zoo_file.read(x / "zoo" / "zoo.safetensors") for x in (folder, trained))
+    np.testing.assert_array_equal(made.weights[:, 0], source.weights[:, -1])
 
 
 def test_missing_processes_are_a_clear_error(env, tmp_path):

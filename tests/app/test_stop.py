@@ -4,8 +4,12 @@ import signal
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
 import pytest
+
+from hyperjax.app import evaluate, stop
+from hyperjax.errors import HyperJaxError
 
 LOOP = """
 import sys, time
@@ -116,6 +120,17 @@ def test_the_grace_ends_also_what_python_cannot_interrupt():
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 75
     assert "\nstopped at once, not at a safe point within 0.3 s; the same command" in errors
+
+
+@pytest.mark.parametrize("interrupted", [True, False])
+def test_such_an_error_is_not_an_experiments_own(monkeypatch, interrupted):
+    def load(name):
+        raise ImportError("failed to import")
+
+    monkeypatch.setattr(stop, "interrupted", lambda: interrupted)
+    registry = SimpleNamespace(load=load, DESCRIPTIONS={"x": "an experiment"})
+    with pytest.raises(ImportError if interrupted else HyperJaxError, match="failed to import"):
+        evaluate._run(None, registry, ["x"])
 
 
 def test_an_error_that_a_signal_has_become_is_the_signal():

@@ -12,6 +12,7 @@ from hyperjax.app import populations
 from hyperjax.app.context import Context, Target
 from hyperjax.app.run import Run
 from hyperjax.config import AutoencoderConfig, Config, WeightDataConfig
+from hyperjax.errors import HyperJaxError
 from hyperjax.hyperrep import weight_data
 from hyperjax.models.architectures import zoo_cnn_spec
 from hyperjax.store import workdir, zoo_file
@@ -101,7 +102,8 @@ def test_a_zoo_larger_than_memory_stays_on_disk(tmp_path, monkeypatch):
         correlation = zoo.init_correlation(run.zoo)
         data = run.data
         target = Target("digits", config, "", None, run.zoo)
-        scratch = populations.from_scratch(Context(tmp_path, run, (), 1), target)
+        context = Context(tmp_path, run, (), 1)
+        scratch = populations.from_scratch(context, target)
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
@@ -110,6 +112,11 @@ def test_a_zoo_larger_than_memory_stays_on_disk(tmp_path, monkeypatch):
     assert all(abs(value) < 0.1 for value in correlation.values())
     assert [part.shape[:2] for part in data[:3]] == [(len(part), 2) for part in parts]
     assert scratch.weights.shape == (5, epochs, SPEC.num_params)
+    some = populations.from_scratch(context, target, epochs=(epochs - 1, 0, epochs))
+    assert some.epochs.tolist() == [0, epochs - 1]  # those that there are
+    np.testing.assert_array_equal(some.weights, scratch.weights[:, [0, -1]])
+    with pytest.raises(HyperJaxError, match="no snapshot of epochs"):
+        populations.from_scratch(context, target, epochs=(epochs,))
 
 
 def test_quality_is_nan_where_it_was_not_measured(models):
