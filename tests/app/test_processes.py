@@ -179,7 +179,7 @@ def test_two_processes_train_on_networks_from_elsewhere(env, trained, tmp_path):
     export.export(zoo_file.read(trained / "zoo" / "zoo.safetensors"), tmp_path / "nets", "torch")
     folder, networks = tmp_path / "run", tmp_path / "nets" / "*.pt"
     train = ("train.py", CONFIG, f"--workdir={folder}", f"--config.zoo.path={networks}",
-             "--config.autoencoder.data.epochs_seen=(0,)", "--config.autoencoder.variants=()",
+             "--config.autoencoder.data.epochs_seen=(1,)", "--config.autoencoder.variants=()",
              "--config.zoo.model=cnn", "--config.denoiser.training.steps=0")  # fmt: skip
     finished_by(env, 2, *train)
     made, source = (zoo_file.read(x / "zoo" / "zoo.safetensors") for x in (folder, trained))
