@@ -101,7 +101,8 @@ def run(task: Callable[[], Any]) -> None:
     warnings.filterwarnings("ignore", "coroutine '.*' was never awaited", RuntimeWarning)
     sys.unraisablehook = functools.partial(_unraisable, sys.unraisablehook)
     try:
-        configure_jax()
+        with stop.deferred():  # C++ that is interrupted while it is loaded may abort
+            configure_jax()
         if parsed and _MULTIHOST.value:
             peers.join()
             stop.install(_GRACE.value)  # in place of JAX's own
