@@ -100,12 +100,14 @@ def call(folder: Path, program: str, *arguments: str) -> subprocess.CompletedPro
     )
 
 
+@pytest.mark.end_to_end
 def test_every_line_of_the_interface_runs_from_a_wheel(outside):
     done = call(outside, "python", "-c", PROGRAM)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("val_loss") == 3  # on_eval, at steps 0, 10 and 20
 
 
+@pytest.mark.end_to_end
 def test_the_commands_work_from_a_wheel(outside):
     done = call(outside, "hyperjax", "sample", "--workdir=runs/digits", "--sampler=joint",
                 "--num_samples=3")  # fmt: skip
@@ -120,6 +122,7 @@ def test_the_commands_work_from_a_wheel(outside):
     assert "Traceback" not in unknown.stderr
 
 
+@pytest.mark.end_to_end
 def test_importing_takes_no_time(outside):
     """Below 50 ms, the best of five: other processes of the machine do not count."""
     code = "import time; t = time.perf_counter(); import hyperjax; print(time.perf_counter() - t)"
@@ -137,6 +140,7 @@ def test_public_names_are_those_of_the_api():
     assert Path(hj.__file__).with_name("py.typed").exists()
 
 
+@pytest.mark.end_to_end
 def test_every_public_function_has_an_example_that_runs(outside):
     """All in one process, on the workdir that its namespace is about."""
     done = call(outside, "python", "-c", EXAMPLES)
@@ -144,6 +148,7 @@ def test_every_public_function_has_an_example_that_runs(outside):
     assert done.stdout.splitlines()[-1].startswith("examples of ")
 
 
+@pytest.mark.end_to_end
 def test_the_notebook_runs(tmp_path):
     """docs/quickstart.ipynb, its cells one after another, outside the repository."""
     notebook = json.loads((ROOT / "docs" / "quickstart.ipynb").read_text())

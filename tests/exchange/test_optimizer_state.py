@@ -144,13 +144,20 @@ def test_imports_with_and_without_them_do_not_go_on_from_each_other(tmp_path, mo
     zoo = moments_of(zoo_of(MLP, members=4))
     export.export(zoo, tmp_path / "ray", "ray")
     output = tmp_path / "zoo.safetensors"
-    monkeypatch.setattr(importing, "_ROWS", 2)
-    monkeypatch.setattr(stop, "leave", lambda: (_ for _ in ()).throw(stop.Terminated))
+    read, member = [], importing._member
+
+    def counted(source, row):
+        read.append(row)
+        return member(source, row)
+
+    monkeypatch.setattr(importing, "_member", counted)
     for moments in (False, True):
-        monkeypatch.setattr(stop, "requested", lambda due: due)
+        read.clear()
+        monkeypatch.setattr(stop, "told", lambda: len(read) == 2)
         with pytest.raises(stop.Terminated):
             imported(tmp_path / "ray", output, moments=moments)
-    monkeypatch.setattr(stop, "requested", lambda due: False)
+        assert read == [0, 1]
+    monkeypatch.setattr(stop, "told", lambda: False)
     found = imported(tmp_path / "ray", output)
     np.testing.assert_array_equal(found.second_moments, zoo.second_moments)
     assert not (tmp_path / "zoo.partial").exists()
