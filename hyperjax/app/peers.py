@@ -27,6 +27,7 @@ _LONG = 7 * 24 * 3600.0  # seconds that a process which is done waits for the ot
 _KEY, _BARRIER, _DONE = "hyperjax/failure", "hyperjax/end", "hyperjax/done"
 _watching = threading.Event()  # from when this process has joined the others
 _ending = threading.Event()  # of this process
+_at_once = threading.Event()  # by a thread, wherever it is
 _end_once = threading.Lock()  # by the main thread or by the one that looks
 
 
@@ -97,6 +98,7 @@ def end_at_once(code: int, text: str) -> NoReturn:
     with suppress(OSError):  # the log may be on the disk that is full
         os.write(2, f"{text}\n".encode())
     if joined():
+        _at_once.set()
         last = threading.Timer(2 * _TOGETHER, os._exit, (code,))  # whatever the others do
         last.daemon = True
         last.start()
@@ -106,7 +108,7 @@ def end_at_once(code: int, text: str) -> NoReturn:
 
 def wait_if_ending() -> None:
     """For ever, where a thread is ending this process: what fails meanwhile is a consequence."""
-    if joined() and _ending.is_set():
+    if _at_once.is_set():
         threading.Event().wait()
 
 
