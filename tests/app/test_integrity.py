@@ -16,7 +16,9 @@ def content(path: Path, folder: Path):
     if path.name not in RECORDS:
         return path.read_bytes()
     text = TIMES.sub("TIME", path.read_text().replace(str(folder), "FOLDER"))
-    return re.sub(r'"(seconds|zoo|denoiser|experiments|hyperrep/\w+)": [\d.]+', r'"\1": TIME', text)
+    return re.sub(
+        r'"(seconds|zoo|denoiser|experiments|samples|hyperrep/\w+)": [\d.]+', r'"\1": TIME', text
+    )
 
 
 def test_equal_runs_leave_equal_files(env, finished, tmp_path):
