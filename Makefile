@@ -38,7 +38,7 @@ end-to-end: install ## run the tests of whole commands: train, sample, evaluate,
 lowest: ## run all tests with the oldest libraries that are allowed, in .venv-lowest
 	$(PYTHON) -m venv .venv-lowest
 	$(PYTHON) tests/lowest.py > .venv-lowest/constraints.txt
-	.venv-lowest/bin/python -m pip install --quiet --constraint .venv-lowest/constraints.txt '.[dev]'
+	.venv-lowest/bin/python -m pip install --quiet --constraint .venv-lowest/constraints.txt --editable '.[dev]'
 	.venv-lowest/bin/python -m pytest -n 2
 
 audit: install ## look the installed libraries up among known vulnerabilities (asks the network)

@@ -28,7 +28,7 @@ def test_moments_are_those_of_normalised_images(count, channels):
     assert result.mean.shape == (4, 3, channels)
     assert {leaf.dtype for leaf in result} == {np.dtype(np.float32)}
     np.testing.assert_allclose(result.mean, rows.mean(0), atol=1e-6)
-    expected = np.cov(rows.reshape(count, -1), rowvar=False, bias=True)
+    expected = np.cov(rows.reshape(count, -1).T, bias=True)
     np.testing.assert_allclose(result.covariance, expected, atol=1e-5)
     constant = np.ravel_multi_index((1, 1, 0), (4, 3, channels))
     assert not result.covariance[constant].any()  # exactly
