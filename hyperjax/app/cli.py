@@ -151,15 +151,12 @@ def _mistake(error: Exception) -> object:
             "last checkpoint; fewer at once need less: config fields zoo.chunk_size, "
             "denoiser.micro_batch"
         )
-    if peers.joined() and _is_of_transport(error):
-        return f"another process of this run was lost; start all of them again ({first})"
+    if peers.joined():
+        from hyperjax import distributed  # JAX, which is there by now
+
+        if distributed.is_of_transport(error):
+            return f"another process of this run was lost; start all of them again ({first})"
     return None
-
-
-def _is_of_transport(error: Exception) -> bool:
-    from hyperjax import distributed  # JAX, which is there by now
-
-    return distributed.is_of_transport(error)
 
 
 def parse_flags(argv: list[str]) -> list[str]:
