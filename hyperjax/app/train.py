@@ -238,7 +238,7 @@ def chosen(config: Any, best_step: int) -> str:
 def _train(name: str, trainer: Trainer, stats: Any, run: Run, checkpoints: Path) -> Progress:
     c, data = trainer.config.training, run.data
     task = run.task if run.has_images else None
-    placed, placed_stats = training.place(trainer, (data.train_vectors, stats))
+    placed, placed_stats = training.shown(trainer, stats, data.train, run.config.seed)
     key = root_key(run.config.seed, Stream.HYPERREP)
 
     def begin() -> Progress:
