@@ -238,6 +238,8 @@ def chosen(config: Any, best_step: int) -> str:
 def _train(name: str, trainer: Trainer, stats: Any, run: Run, checkpoints: Path) -> Progress:
     c, data = trainer.config.training, run.data
     task = run.task if run.has_images else None
+    if (folds := trainer.config.folds) > 1:  # a minute or more, of a large zoo
+        console.print(f"hyper-representation {name}: principal components of {folds} folds ...")
     placed, placed_stats = training.shown(trainer, stats, data.train, run.config.seed)
     key = root_key(run.config.seed, Stream.HYPERREP)
 
