@@ -227,6 +227,9 @@ def section(key: str, text: str, results: list[Path]) -> str:
     text = re.sub(r"^@.*\n", lambda line: table(line[0], there), text, flags=re.M)
     files = sorted({name for info in there.values() for name in info["pictures"]})
     text += f"\nPictures in `report/{key}/`: {', '.join(files)}.\n" if files else "\n"
+    for folder in there:
+        if (folder.parent / f"{key}.svg").exists():
+            text += f"\n![{key}, {folder.parent.name}](results/{folder.parent.name}/{key}.svg)\n"
     for folder, info in there.items():
         run, commit = info["run"], info["run"].get("commit") or "not known"
         text += f"{folder.parent.name}: made {run['time'][:10]}, commit {commit}.\n"

@@ -85,6 +85,7 @@ def crosswise(
         others = np.delete(inputs, fold, axis=0)
         _, axes = _principal_axes(others, whole.metric)
         axes = axes[: len(whole.axes)]
+        # where others are few, so are their axes, which scipy's orthogonal_procrustes would refuse
         left, _, right = np.linalg.svd(whole.axes @ axes.T, full_matrices=False)
         paths.append(_path(config, whole, left @ right @ axes, others))
     return Path(*(np.stack(leaves).astype(np.float32) for leaves in zip(*paths, strict=True)))
