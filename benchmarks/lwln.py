@@ -50,7 +50,7 @@ def measure(run: Any, config: Any, members: int) -> tuple[dict[str, Any], dict[s
     data = whole._replace(train=whole.train[:members], quality=whole.quality[:members])
     trainer = training.make_trainer(config, spec)
     stats = statistics(config.data, spec, data.train_vectors)
-    placed, placed_stats = training.shown(trainer, stats, data.train, run.config.seed)
+    placed, placed_stats = training.place(trainer, (data.train_vectors, stats))
     key = root_key(run.config.seed, Stream.HYPERREP)
     start = training.begin(trainer, key, placed, placed_stats)
     start = training.fit_linear(trainer, start, stats, data.train_vectors)

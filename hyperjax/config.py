@@ -165,7 +165,6 @@ class AutoencoderConfig:
     data: WeightDataConfig = WeightDataConfig()
     loss: LossConfig = LossConfig()
     training: OptimizationConfig = OptimizationConfig()
-    folds: int = 1  # of members; each is shown with the linear path of the others. 1: with all
     # trained beside it, with all else equal: lwln or no_lwln (its twin), vae
     variants: tuple[str, ...] = ("no_lwln",)
 

@@ -65,11 +65,6 @@ def check_autoencoder(config: Any) -> None:
             f"config field autoencoder.architecture.dropout: got {c.architecture.dropout}, "
             "expected 0 or at least 1/256, the steps in which values are dropped"
         )
-    if c.folds > 1 and not c.architecture.linear_path:
-        raise HyperJaxError(
-            f"config field autoencoder.folds: got {c.folds}; members of a fold are shown with a "
-            "linear path of their own, and autoencoder.architecture.linear_path is off; expected 1"
-        )
     for name in c.variants:
         if name not in VARIANTS:
             raise unknown("value of config field autoencoder.variants", name, VARIANTS)

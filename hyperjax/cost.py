@@ -114,18 +114,16 @@ def autoencoder_params(c: ArchitectureConfig, spec: WeightSpec) -> int:
 
 def autoencoder_bytes(config: AutoencoderConfig, spec: WeightSpec, devices: int) -> int:
     """Memory of training on each device, roughly: weights, gradients, moments and the best
-    weights; linear paths of folds; activations that the backward pass reads."""
+    weights; activations that the backward pass reads."""
     c, tokens = config.architecture, spec.num_tokens
-    kept = 5 * 4 * autoencoder_params(c, spec)
-    if config.folds > 1:
-        kept += 2 * 4 * config.folds * _fixed(c, spec)
     if c.network == "graph":
         examples = 2 * math.ceil(config.training.batch_size / devices)
+        kept = 5 * 4 * autoencoder_params(c, spec)
         return kept + examples * 2 * _graph_activations(c.graph, spec)
     width = 2 if c.dtype == "bfloat16" else 4
     block = tokens * (10 * c.dim + 2 * c.mlp_dim) + 3 * c.heads * tokens**2
     examples = 2 * math.ceil(config.training.batch_size / devices)
-    return kept + examples * 2 * c.blocks * block * width
+    return 5 * 4 * autoencoder_params(c, spec) + examples * 2 * c.blocks * block * width
 
 
 def _graph_sizes(spec: WeightSpec) -> tuple[int, int]:

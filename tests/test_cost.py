@@ -72,16 +72,6 @@ def test_bytes():
     np.testing.assert_allclose(halves[1:], halves[0] / 2)
 
 
-@pytest.mark.parametrize("network", ["tokens", "graph"])
-def test_folds_hold_a_linear_path_each(network):
-    architecture = dataclasses.replace(ArchitectureConfig(), network=network, latent=100)
-    one, eight = (
-        cost.autoencoder_bytes(AutoencoderConfig(architecture=architecture, folds=folds), SPEC, 1)
-        for folds in (1, 8)
-    )
-    assert eight - one == 8 * 2 * 2464 * 100 * 4
-
-
 GRAPH = GraphConfig(edge_dim=32, edge_hidden=64, node_dim=64, node_hidden=128, rounds=2)
 
 

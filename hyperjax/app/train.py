@@ -238,9 +238,7 @@ def chosen(config: Any, best_step: int) -> str:
 def _train(name: str, trainer: Trainer, stats: Any, run: Run, checkpoints: Path) -> Progress:
     c, data = trainer.config.training, run.data
     task = run.task if run.has_images else None
-    if (folds := trainer.config.folds) > 1:  # a minute or more, of a large zoo
-        console.print(f"hyper-representation {name}: principal components of {folds} folds ...")
-    placed, placed_stats = training.shown(trainer, stats, data.train, run.config.seed)
+    placed, placed_stats = training.place(trainer, (data.train_vectors, stats))
     key = root_key(run.config.seed, Stream.HYPERREP)
 
     def begin() -> Progress:

@@ -22,7 +22,6 @@ from hyperjax.diffusion import wiener as wieners
 from hyperjax.diffusion.denoiser import UNKNOWN, Static, denoise_scaled, residual
 from hyperjax.diffusion.wiener import Wiener
 from hyperjax.hyperrep.training import Progress, optimizer, place
-from hyperjax.hyperrep.weight_data import as_one, folds
 from hyperjax.models.graph import GraphDenoiser
 from hyperjax.types import Array, Key, Params
 from hyperjax.weights import WeightSpec
@@ -93,15 +92,18 @@ def folded(
     With fewer members than weights, a Wiener denoiser knows its own members far better than others:
     a network that adds to it would learn nothing that carries over.
     """
-    quantiles = _quantiles(quality)
-    parts = folds(len(vectors) // each, each, config.folds, seed)
-    if len(parts) < 2:
+    members, quantiles = len(vectors) // each, _quantiles(quality)
+    count = min(config.folds, members // 2)
+    if count < 2:
         fitted = whole(config, spec, vectors)
         return Data(vectors[None], quantiles[None], Wiener(*(leaf[None] for leaf in fitted)))
+    order = np.random.default_rng(seed).permutation(members)
+    rows = np.arange(len(vectors)).reshape(members, each)
+    parts = [rows[part].ravel() for part in np.array_split(order, count)]
     fitted = (whole(config, spec, np.delete(vectors, part, axis=0)) for part in parts)
-    rows = as_one(parts)
-    linear = _stacked(fitted, len(parts), min(vectors.shape))
-    return Data(vectors[rows], quantiles[rows], linear)
+    most = max(len(part) for part in parts)
+    rows = np.stack([np.resize(part, most) for part in parts])  # a smaller fold repeats its first
+    return Data(vectors[rows], quantiles[rows], _stacked(fitted, count, min(vectors.shape)))
 
 
 def _quantiles(quality: np.ndarray) -> np.ndarray:

@@ -56,7 +56,7 @@ def fit_hyperrep(
     data = weight_data.load(data_config, together, parts, reference)
     trainer = training.make_trainer(config, members.spec)
     stats = statistics(config.data, members.spec, data.train_vectors)
-    placed, placed_stats = training.shown(trainer, stats, data.train, seed)
+    placed, placed_stats = training.place(trainer, (data.train_vectors, stats))
     start = training.begin(trainer, key_train, placed, placed_stats)
     start = training.fit_linear(trainer, start, stats, data.train_vectors)
 

@@ -17,7 +17,7 @@ from jax.sharding import PartitionSpec as P
 from hyperjax import cost, distributed
 from hyperjax.config import AutoencoderConfig, OptimizationConfig
 from hyperjax.errors import HyperJaxError
-from hyperjax.hyperrep import augment, linear, losses, weight_data
+from hyperjax.hyperrep import augment, linear, losses
 from hyperjax.hyperrep.model import Statistics, to_inputs
 from hyperjax.models.autoencoder import Autoencoder
 from hyperjax.types import Array, Key, Params
@@ -41,13 +41,6 @@ class Trainer(NamedTuple):
     spec: WeightSpec
     module: Autoencoder
     mesh: Mesh
-
-
-class Folds(NamedTuple):
-    """Train vectors in K folds, and the linear path that the members of each are shown with."""
-
-    vectors: Array  # float32[K, n, D]
-    paths: linear.Path  # of arrays [K, ...]
 
 
 class Progress(NamedTuple):
@@ -171,33 +164,18 @@ def loss_fn(
     return loss, metrics | {"loss": loss}
 
 
-def _batch(size: int, state: TrainState, data: Array | Folds) -> tuple[Array, Params]:
-    """Vectors of the next batch, and the parameters that they are shown with.
-
-    No vector twice in an epoch; of folds, each batch is of one of them, drawn at random.
-    """
-    key = jax.random.fold_in(state.key, 0)
-    if isinstance(data, Folds):
-        key_fold, key_rows = jax.random.split(jax.random.fold_in(key, state.step))
-        fold = jax.random.randint(key_fold, (), 0, len(data.vectors))
-        rows = jax.random.randint(key_rows, (size,), 0, data.vectors.shape[1])
-        path = jax.tree.map(lambda leaf: leaf[fold], data.paths)
-        return data.vectors[fold, rows], linear.with_path(state.params, path)
-    size, per_epoch = min(size, len(data)), max(1, len(data) // size)
-    order = jax.random.permutation(jax.random.fold_in(key, state.step // per_epoch), len(data))
-    index = lax.dynamic_slice(order, (state.step % per_epoch * size,), (size,))
-    return data[index], state.params
-
-
-def _step(trainer: Trainer, state: TrainState, data: Array | Folds, stats: Statistics):
+def _step(trainer: Trainer, state: TrainState, data: Array, stats: Statistics):
     c = trainer.config.training
-    vectors, params = _batch(c.batch_size, state, data)
+    batch, per_epoch = min(c.batch_size, len(data)), max(1, len(data) // c.batch_size)
+    key_order = jax.random.fold_in(jax.random.fold_in(state.key, 0), state.step // per_epoch)
+    order = jax.random.permutation(key_order, len(data))
+    index = lax.dynamic_slice(order, (state.step % per_epoch * batch,), (batch,))
     vectors = lax.with_sharding_constraint(
-        vectors, NamedSharding(trainer.mesh, P("batch" if len(vectors) == c.batch_size else None))
+        data[index], NamedSharding(trainer.mesh, P("batch" if batch == c.batch_size else None))
     )
     key = jax.random.fold_in(jax.random.fold_in(state.key, 1), state.step)
     grad_fn = jax.value_and_grad(loss_fn, argnums=1, has_aux=True)
-    (_, metrics), grads = grad_fn(trainer, params, stats, vectors, key)
+    (_, metrics), grads = grad_fn(trainer, state.params, stats, vectors, key)
     updates, opt_state = optimizer(c).update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
     metrics["grad_norm"] = optax.tree.norm(grads)
@@ -206,10 +184,9 @@ def _step(trainer: Trainer, state: TrainState, data: Array | Folds, stats: Stati
 
 @functools.partial(jax.jit, static_argnames="trainer", donate_argnames="state")
 def train_steps(
-    trainer: Trainer, state: TrainState, data: Array | Folds, stats: Statistics, count: Array
+    trainer: Trainer, state: TrainState, data: Array, stats: Statistics, count: Array
 ) -> tuple[TrainState, dict[str, Array]]:
-    """`count` steps on train vectors `data` float32[N, D], or on folds of them; returns the
-    metrics' means.
+    """`count` steps on train vectors `data` float32[N, D]; returns the metrics' means.
 
     Batches depend on (key, step) alone. `count` is traced: one compilation serves all.
     `state` is donated.
@@ -234,20 +211,7 @@ def place(trainer: Trainer, tree: Any) -> Any:
     return distributed.share(tree, trainer.mesh)
 
 
-def shown(
-    trainer: Trainer, stats: Statistics, train: np.ndarray, seed: int
-) -> tuple[Array | Folds, Statistics]:
-    """What is trained on, placed: train members float32[M, E, D], aligned, in `folds` of the
-    configuration at random by `seed`, and the statistics of all."""
-    vectors = train.reshape(-1, train.shape[-1])
-    parts = weight_data.folds(*train.shape[:2], trainer.config.folds, seed)
-    if len(parts) < 2:
-        return place(trainer, (vectors, stats))
-    paths = linear.crosswise(trainer.config, trainer.spec, stats, vectors, parts)
-    return place(trainer, (Folds(vectors[weight_data.as_one(parts)], paths), stats))
-
-
-def begin(trainer: Trainer, key: Key, data: Array | Folds, stats: Statistics) -> Progress:
+def begin(trainer: Trainer, key: Key, data: Array, stats: Statistics) -> Progress:
     """Before the first step, with placed `data` and `stats`; a linear path is not fitted yet."""
     state = init(trainer, key)
     copy = jax.tree.map(jnp.copy, state.params)  # the state itself is donated step by step
@@ -274,7 +238,7 @@ def fit_linear(
 def run(
     trainer: Trainer,
     progress: Progress,
-    data: Array | Folds,
+    data: Array,
     stats: Statistics,
     validate: Callable[[Params], dict[str, float]],
 ) -> Iterator[tuple[Progress, int, dict[str, float] | None]]:
@@ -283,9 +247,7 @@ def run(
     yield from run_steps(trainer, progress, steps, validate, "autoencoder")
 
 
-def _steps_of(
-    trainer: Trainer, data: Array | Folds, stats: Statistics, state: TrainState, count: Array
-):
+def _steps_of(trainer: Trainer, data: Array, stats: Statistics, state: TrainState, count: Array):
     return train_steps(trainer, state, data, stats, count)
 
 

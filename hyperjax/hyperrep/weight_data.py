@@ -31,23 +31,6 @@ class WeightData(NamedTuple):
         return self.train.reshape(-1, self.train.shape[-1])
 
 
-def folds(members: int, each: int, count: int, seed: int) -> list[np.ndarray]:
-    """Members at random in `count` folds, as rows of their vectors [members * each, D]; those of a
-    member stay together. One fold where there are fewer than two members for each of two."""
-    order = np.random.default_rng(seed).permutation(members)
-    rows = np.arange(members * each).reshape(members, each)
-    count = min(count, members // 2)
-    if count < 2:
-        return [rows.ravel()]
-    return [rows[part].ravel() for part in np.array_split(order, count)]
-
-
-def as_one(parts: list[np.ndarray]) -> np.ndarray:
-    """Folds as int[K, n]: a smaller one repeats its first rows."""
-    most = max(len(part) for part in parts)
-    return np.stack([np.resize(part, most) for part in parts])
-
-
 def find_reference(config: WeightDataConfig, models: Zoo, parts: Split, seed: int) -> np.ndarray:
     """The network that members are aligned to, float32[D], from train members alone.
 

@@ -11,11 +11,7 @@ from typing import Any
 from hyperjax.config import AugmentConfig, AutoencoderConfig, flat, nested
 from hyperjax.errors import HyperJaxError
 
-_PARTS = {
-    field.name: field.default
-    for field in dataclasses.fields(AutoencoderConfig)
-    if dataclasses.is_dataclass(field.default)
-}
+_PARTS = {f.name: f.default for f in dataclasses.fields(AutoencoderConfig) if f.name != "variants"}
 _MOVED = {  # 0.1: the autoencoder's fields were not grouped
     f"autoencoder.{field.name}": f"autoencoder.{part}.{field.name}"
     for part, default in _PARTS.items()
