@@ -3,6 +3,7 @@
     python benchmarks/population.py [--members=1,16,128,1000] [--batches=10,32,128]
     python benchmarks/population.py --net=cnn3         # or mlp: other networks than the paper's
     python benchmarks/population.py --forms            # HyperJAX's own forms instead of PyTorch
+    python benchmarks/population.py --precision=bfloat16   # of HyperJAX; PyTorch runs in both
 
 Prints models x images per second: best of the rounds, and the worst in brackets. All contenders
 run in one call on the same cores, in turn. PyTorch runs in each of its forms: one model per
@@ -90,6 +91,7 @@ def contenders(
     alone: Any,
     together: Any,
     forms: bool,
+    precisions: tuple[str, ...],
 ) -> dict[str, Contender]:
     few = min(images, max(256, 640_000 // members))  # images: a round should take seconds
     out = {}
@@ -102,17 +104,18 @@ def contenders(
         return out
     request = {"work": work, "net": net, "members": 1, "images": images}
     workers = len(common.cores())
-    for form in ALONE:
-        for size in (batch,) if work == "train" else EVALUATION_BATCHES:
-            name = f"torch {form}" + (f" {size}" if work != "train" else "")
-            ask = request | {"form": form, "batch": size}
-            out[name] = Contender(lambda ask=ask: alone(ask), workers * images)
-    if 1 < members <= MOST_TOGETHER:
-        fewer = max(256, min(1280, 40_000 // members))
-        for form in TOGETHER:
+    fewer = max(256, min(1280, 40_000 // members))
+    for precision in precisions:
+        request["precision"] = precision
+        half = " bfloat16" if precision == "bfloat16" else ""
+        for form in ALONE:
+            for size in (batch,) if work == "train" else EVALUATION_BATCHES:
+                name = f"torch {form}{half}" + (f" {size}" if work != "train" else "")
+                ask = request | {"form": form, "batch": size}
+                out[name] = Contender(lambda ask=ask: alone(ask), workers * images)
+        for form in TOGETHER if 1 < members <= MOST_TOGETHER else ():
             ask = request | {"form": form, "members": members, "images": fewer, "batch": batch}
-            name = f"torch {form}"
-            out[name] = Contender(lambda ask=ask: together(ask), members * fewer)
+            out[f"torch {form}{half}"] = Contender(lambda ask=ask: together(ask), members * fewer)
     return out
 
 
@@ -122,7 +125,9 @@ def measure(
     entries = contenders(work, net, members, batch, 2560, **kwargs)
     seconds = common.alternate({name: entry.run for name, entry in entries.items()}, rounds)
     rates = {name: common.spread(entries[name].work, seconds[name]) for name in entries}
-    return {"work": work, "net": net, "members": members, "batch": batch, "rates": rates}
+    precision = kwargs["precisions"][-1]
+    found = {"work": work, "net": net, "members": members, "batch": batch}
+    return found | {"precision": precision, "rates": rates}
 
 
 def show(results: list[dict[str, Any]], net: str, ceiling: float) -> Table:
@@ -132,7 +137,9 @@ def show(results: list[dict[str, Any]], net: str, ceiling: float) -> Table:
     spec = network(net)
     per_image = {"train": cost.training_flops(spec), "evaluate": cost.evaluation_flops(spec)}
     table = Table(title=f"{net}: models x images per second")
-    for column in ("", "members", "batch", "HyperJAX", "of GEMM", "best peer", "", "ratio"):
+    columns = ["", "members", "batch", "HyperJAX", "of GEMM", "best peer", "", "ratio"]
+    halves = any("bfloat16" in name for result in results for name in result["rates"])
+    for column in [*columns, *(["best in bfloat16", "", "ratio"] if halves else [])]:
         table.add_column(column, justify="right")
     for result in results:
         rates = dict(result["rates"])
@@ -141,11 +148,13 @@ def show(results: list[dict[str, Any]], net: str, ceiling: float) -> Table:
         share = mine["best"] * per_image[result["work"]] / ceiling / 1e9
         cells = [result["work"], str(result["members"]), str(result["batch"])]
         cells += [f"{mine['best']:,.0f} ({mine['worst']:,.0f})", f"{share:.0%}"]
-        if rates:
-            name = max(rates, key=lambda name: rates[name]["best"])
-            peer = rates[name]
-            cells += [f"{peer['best']:,.0f} ({peer['worst']:,.0f})", name]
-            cells += [f"{mine['best'] / peer['best']:.1f}"]
+        for half in (False, True):
+            peers = [name for name in rates if ("bfloat16" in name) == half]
+            if peers:
+                name = max(peers, key=lambda name: rates[name]["best"])
+                peer = rates[name]
+                cells += [f"{peer['best']:,.0f} ({peer['worst']:,.0f})", name]
+                cells += [f"{mine['best'] / peer['best']:.1f}"]
         table.add_row(*cells)
     return table
 
@@ -158,7 +167,11 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--work", choices=("train", "evaluate", "both"), default="both")
     parser.add_argument("--forms", action="store_true", help="compare HyperJAX's own forms")
+    parser.add_argument("--precision", choices=("float32", "bfloat16"), default="float32")
     args = parser.parse_args()
+    import jax
+
+    jax.config.update("jax_default_matmul_precision", args.precision)
     ceilings, results = common.ceilings(), []
     settings = [
         (work, args.net, members, batch)
@@ -174,6 +187,7 @@ def main() -> None:
         common.peers([cores] if torch else []) as together,
     ):
         both = {"alone": alone if torch else None, "together": together, "forms": args.forms}
+        both["precisions"] = ("float32", "bfloat16")[: 1 + (args.precision == "bfloat16")]
         for setting in settings:
             results.append(measure(*setting, args.rounds, **both))
             rates = results[-1]["rates"]

@@ -1,7 +1,8 @@
 """The same work in PyTorch: a process that the benchmarks start and time. Imports torch alone.
 
 Reads a JSON request a line from standard input and answers it with a line on standard output:
-{"work": "train", "net": "cnn", "form": "compile", "members": 1, "batch": 32, "images": 2048}
+{"work": "train", "net": "cnn", "form": "compile", "members": 1, "batch": 32, "images": 2048,
+ "precision": "bfloat16"}
 with {"seconds": ...}. The first request of a kind builds and compiles, and is not timed.
 """
 
@@ -51,7 +52,14 @@ def data(name: str, images: int, channels_last: bool = False) -> tuple[torch.Ten
     return x, torch.randint(0, 10, (images,))
 
 
-def train_alone(name: str, form: str, batch: int, images: int) -> Callable[[], None]:
+def halved(precision: str) -> torch.autocast:
+    """Within it products and convolutions have operands of bfloat16, if that is the precision."""
+    return torch.autocast("cpu", torch.bfloat16, enabled=precision == "bfloat16")
+
+
+def train_alone(
+    name: str, form: str, batch: int, images: int, precision: str = "float32"
+) -> Callable[[], None]:
     """One epoch of one model."""
     x, y = data(name, images, form == "channels_last")
     net = make_net(name)
@@ -60,7 +68,8 @@ def train_alone(name: str, form: str, batch: int, images: int) -> Callable[[], N
     adam = torch.optim.Adam(net.parameters(), lr=RATE, weight_decay=DECAY, fused=True)
 
     def loss_fn(x, y):
-        return F.cross_entropy(net(x), y)
+        with halved(precision):
+            return F.cross_entropy(net(x), y)
 
     if form == "compile":
         loss_fn = torch.compile(loss_fn, mode="max-autotune-no-cudagraphs")
@@ -76,7 +85,7 @@ def train_alone(name: str, form: str, batch: int, images: int) -> Callable[[], N
 
 
 def train_together(
-    name: str, form: str, members: int, batch: int, images: int
+    name: str, form: str, members: int, batch: int, images: int, precision: str = "float32"
 ) -> Callable[[], None]:
     """One epoch of a population through `torch.func`, Adam on the stacked weights."""
     nets = [make_net(name) for _ in range(members)]
@@ -86,7 +95,8 @@ def train_together(
     x, y = data(name, images)
 
     def loss_fn(params, x, y):
-        return F.cross_entropy(functional_call(nets[0], params, (x,)), y)
+        with halved(precision):
+            return F.cross_entropy(functional_call(nets[0], params, (x,)), y)
 
     gradient = vmap(grad_and_value(loss_fn))
 
@@ -111,7 +121,9 @@ def train_together(
     return epoch
 
 
-def evaluate(name: str, form: str, members: int, batch: int, images: int) -> Callable[[], None]:
+def evaluate(
+    name: str, form: str, members: int, batch: int, images: int, precision: str = "float32"
+) -> Callable[[], None]:
     """Predictions of `members` models for all images."""
     nets = [make_net(name) for _ in range(members)]
     x, y = data(name, images, form == "channels_last")
@@ -121,7 +133,7 @@ def evaluate(name: str, form: str, members: int, batch: int, images: int) -> Cal
         predict = torch.compile(predict, dynamic=False) if form == "vmap_compile" else predict
 
         def run():
-            with torch.inference_mode():
+            with torch.inference_mode(), halved(precision):
                 for part, labels in zip(x.split(batch), y.split(batch), strict=True):
                     (predict(params, part).argmax(-1) == labels).sum(1)
 
@@ -138,7 +150,7 @@ def evaluate(name: str, form: str, members: int, batch: int, images: int) -> Cal
             ((call or net)(part).argmax(-1) == labels).sum()
 
     def run():
-        with torch.inference_mode():
+        with torch.inference_mode(), halved(precision):
             for net in nets:
                 run_one(net)
 
@@ -276,6 +288,7 @@ def build(text: str) -> Callable[[], None]:
     if work == "autoencoder":
         return autoencoder(form, request["config"], request["layers"], request["steps"])
     sizes = {"name": request["net"], "batch": request["batch"], "images": request["images"]}
+    sizes["precision"] = request.get("precision", "float32")
     if work == "evaluate":
         return evaluate(form=form, members=request["members"], **sizes)
     if form in ("vmap", "vmap_compile"):

@@ -4,6 +4,7 @@ docstrings; what importing costs; the notebook."""
 import importlib.util
 import json
 import os
+import shutil
 import subprocess
 import sys
 import sysconfig
@@ -77,8 +78,14 @@ def outside(tmp_path_factory):
     libraries that the tests have, and a workdir that its command `hyperjax train` has made."""
     folder = tmp_path_factory.mktemp("outside")
     pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check"]
+    source = folder / "source"  # a copy: two test processes that build in one folder collide
+    ignored = shutil.ignore_patterns("__pycache__")
+    for name in ("hyperjax", "configs"):
+        shutil.copytree(ROOT / name, source / name, ignore=ignored)
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, source)
     subprocess.run(
-        [*pip, "wheel", "--no-deps", "--no-build-isolation", f"--wheel-dir={folder}", str(ROOT)],
+        [*pip, "wheel", "--no-deps", "--no-build-isolation", f"--wheel-dir={folder}", str(source)],
         check=True, env=os.environ | {"TMPDIR": str(folder)},
     )  # fmt: skip
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(folder / "env")], check=True)

@@ -167,6 +167,7 @@ def _announce(context: Context, chosen: Sequence[str]) -> tuple[list[plan.Stage]
             stages.append(stage._replace(flops=number * stage.flops, disk=number * stage.disk))
     if len(stages) > 1:
         console.print("populations: at most, without what is kept of earlier calls")
+    plan.note_precision(trained.config)
     return stages, plan.announce(stages, context.folder, jax.devices())
 
 

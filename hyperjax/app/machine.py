@@ -13,6 +13,7 @@ import jax.numpy as jnp
 
 _PROC, _CGROUPS = Path("/proc"), Path("/sys/fs/cgroup")
 _SECONDS_BETWEEN_LOOKS = 0.02
+_BFLOAT16_FLAGS = {"avx512_bf16", "amx_bf16", "bf16"}  # of x86, x86 and Arm
 # Of both versions of control groups: where a limit is, what is used, and what of that is only kept
 # because nobody else needs it.
 _VERSIONS = {
@@ -26,6 +27,18 @@ _VERSIONS = {
 
 def on_cpu() -> bool:
     return jax.local_devices()[0].platform == "cpu"
+
+
+def multiplies_bfloat16() -> bool | None:
+    """Whether this CPU has instructions for products of bfloat16; None where the system does not
+    say."""
+    flags = {
+        word
+        for line in _lines(_PROC / "cpuinfo")
+        if line.startswith(("flags", "Features"))
+        for word in line.split()
+    }
+    return bool(flags & _BFLOAT16_FLAGS) if flags else None
 
 
 def free_memory(device: jax.Device) -> int | None:

@@ -157,6 +157,7 @@ def _announce(made: Run, entry: dict[str, Any]) -> tuple[list[plan.Stage], float
     if config.denoiser.training.steps and not workdir.denoiser_path(folder).exists():
         stages += [plan.denoiser_stage(config.denoiser, zoo, spec)]
     entry["announced"] = plan.announced(stages)
+    plan.note_precision(config)
     return stages, plan.announce(stages, folder, jax.devices()) if stages else 0.0
 
 

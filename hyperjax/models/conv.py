@@ -13,14 +13,18 @@ data movement. Three forms that compute the same:
   patches instead of keeping them.
 * "xla": `lax.conv_general_dilated`; under `vmap` over members a grouped convolution.
 
-`benchmarks/population.py` measures them.
+Products have the precision that JAX is set to (`models.product`), except those of "xla", which a
+CPU computes in float32. `benchmarks/population.py` measures the forms.
 """
+
+import functools
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
 from hyperjax.errors import unknown
+from hyperjax.models.product import dot, operand
 from hyperjax.types import Array
 
 FORMS = ("tiles", "patches", "xla")
@@ -172,9 +176,36 @@ def _tile_matrix(kernel_HxWxCxO: Array) -> Array:
 def _tiles_conv(x_CxHxWxN: Array, kernel_HxWxCxO: Array) -> Array:
     """The convolution's outputs by their position in the pooling window: [4, O, H', W', N]."""
     (_, h, w, n), (kh, kw, _, o) = x_CxHxWxN.shape, kernel_HxWxCxO.shape
-    patches = _patches(_space_to_depth(x_CxHxWxN), (kh + 1) // 2, (kw + 1) // 2)
-    out = _tile_matrix(kernel_HxWxCxO) @ patches
+    window = (kh + 1) // 2, (kw + 1) // 2
+    out = _window_sums(window, _tile_matrix(kernel_HxWxCxO), _space_to_depth(x_CxHxWxN))
     return out.reshape(4, o, (h - kh + 1) // 2, (w - kw + 1) // 2, n)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _window_sums(window: tuple[int, int], matrix_OxK: Array, x_CxHxWxN: Array) -> Array:
+    """The matrix times the patches of all windows, [O, H' * W' * N]."""
+    return _window_sums_fwd(window, matrix_OxK, x_CxHxWxN)[0]
+
+
+def _window_sums_fwd(window, matrix_OxK, x_CxHxWxN):
+    matrix, x = operand(matrix_OxK), operand(x_CxHxWxN)
+    patches = _patches(x, *window)
+    return dot(matrix, patches), (matrix, patches, x)
+
+
+def _window_sums_bwd(window, residuals, grad_OxP):
+    (matrix, patches, x), grad = residuals, operand(grad_OxP)
+    # The barriers keep XLA from turning both products into forms that its CPU backend computes at
+    # half the speed: the long operand second, and a first operand that is read along its columns.
+    grad_matrix = lax.optimization_barrier(dot(patches, grad, 1, 1)).T
+    grad_patches = dot(lax.optimization_barrier(matrix.T), grad)
+    # Windows overlap: what an input gets from them is summed up in float32.
+    inputs = jax.ShapeDtypeStruct(x.shape, jnp.float32)
+    (grad_x,) = jax.linear_transpose(lambda x: _patches(x, *window), inputs)(grad_patches)
+    return grad_matrix, grad_x
+
+
+_window_sums.defvjp(_window_sums_fwd, _window_sums_bwd)
 
 
 # --- patches ----------------------------------------------------------------------------
@@ -184,6 +215,10 @@ def _patches(x_CxHxWxN: Array, height: int, width: int) -> Array:
     """All `height` x `width` windows: [height * width * C, H' * W' * N], ordered as the kernel."""
     c, h, w, n = x_CxHxWxN.shape
     rows, cols = h - height + 1, w - width + 1
+    if x_CxHxWxN.dtype == jnp.bfloat16:
+        # XLA's CPU backend would copy bfloat16 by way of float32
+        bits = _patches(lax.bitcast_convert_type(x_CxHxWxN, jnp.uint16), height, width)
+        return lax.bitcast_convert_type(bits, jnp.bfloat16)
     slices = [
         lax.slice(x_CxHxWxN, (0, i, j, 0), (c, i + rows, j + cols, n))
         for i in range(height)
@@ -195,8 +230,8 @@ def _patches(x_CxHxWxN: Array, height: int, width: int) -> Array:
 def _output(kernel_HxWxCxO: Array, x_CxHxWxN: Array) -> Array:
     kh, kw, c, o = kernel_HxWxCxO.shape
     _, h, w, n = x_CxHxWxN.shape
-    patches = _patches(x_CxHxWxN, kh, kw)
-    out = kernel_HxWxCxO.reshape(kh * kw * c, o).T @ patches
+    patches = _patches(operand(x_CxHxWxN), kh, kw)
+    out = dot(operand(kernel_HxWxCxO).reshape(kh * kw * c, o), patches, 0, 0)
     return out.reshape(o, h - kh + 1, w - kw + 1, n)
 
 
@@ -206,13 +241,15 @@ def _patches_conv(x_CxHxWxN: Array, kernel_HxWxCxO: Array) -> Array:
 
 
 def _patches_conv_fwd(x_CxHxWxN, kernel_HxWxCxO):
-    return _output(kernel_HxWxCxO, x_CxHxWxN), (x_CxHxWxN, kernel_HxWxCxO)
+    x, kernel = operand(x_CxHxWxN), operand(kernel_HxWxCxO)
+    return _output(kernel, x), (x, kernel)
 
 
 def _patches_conv_bwd(residuals, grad_OxHxWxN):
     x, kernel = residuals
     kh, kw, _, o = kernel.shape
-    grad_kernel = _patches(x, kh, kw) @ grad_OxHxWxN.reshape(o, -1).T
+    grad_OxHxWxN = operand(grad_OxHxWxN)
+    grad_kernel = dot(_patches(x, kh, kw), grad_OxHxWxN.reshape(o, -1), 1, 1)
     # The input's gradient is the full convolution with the kernel turned by 180 degrees.
     turned = jnp.flip(kernel, (0, 1)).swapaxes(2, 3)
     padding = ((0, 0), (kh - 1, kh - 1), (kw - 1, kw - 1), (0, 0))

@@ -21,10 +21,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax.linen.initializers import normal, variance_scaling, zeros
-from jax import lax
 
 from hyperjax import symmetry, weights
 from hyperjax.config import GraphConfig
+from hyperjax.models.product import bfloat16_product, product
 from hyperjax.types import Array
 from hyperjax.weights import WeightSpec
 
@@ -69,36 +69,16 @@ def _collect(edges: list[Array]) -> Array:
     return jnp.concatenate([ends, starts], axis=-1)
 
 
-@jax.custom_vjp
-def _product_bfloat16(x: Array, kernel: Array) -> Array:
-    """x @ kernel with operands in bfloat16 and sums in float32, in the backward pass as well."""
-    return _forward(x, kernel)[0]
-
-
-def _forward(x: Array, kernel: Array) -> tuple[Array, tuple[Array, Array]]:
-    x, kernel = x.astype(jnp.bfloat16), kernel.astype(jnp.bfloat16)
-    return jnp.dot(x, kernel, preferred_element_type=jnp.float32), (x, kernel)
-
-
-def _backward(kept: tuple[Array, Array], grad: Array) -> tuple[Array, Array]:
-    (x, kernel), grad = kept, grad.astype(jnp.bfloat16)
-    rows = tuple(range(x.ndim - 1))
-    of_kernel = lax.dot_general(
-        x, grad, ((rows, rows), ((), ())), preferred_element_type=jnp.float32
-    )
-    return jnp.dot(grad, kernel.T, preferred_element_type=jnp.float32), of_kernel
-
-
-_product_bfloat16.defvjp(_forward, _backward)
-
-
 def _dense(features: int, dtype: str, name: str, init=None, bias: bool = True) -> nn.Dense:
     """A dense layer in float32, or with the operands of its product in bfloat16."""
-    product = None
-    if dtype == "bfloat16":
-        product = lambda x, kernel, *args, **kwargs: _product_bfloat16(x, kernel)  # noqa: E731
-    init = init or variance_scaling(1.0, "fan_in", "normal")
-    return nn.Dense(features, use_bias=bias, kernel_init=init, name=name, dot_general=product)
+    compute = bfloat16_product if dtype == "bfloat16" else product
+    return nn.Dense(
+        features,
+        use_bias=bias,
+        kernel_init=init or variance_scaling(1.0, "fan_in", "normal"),
+        name=name,
+        dot_general=lambda x, kernel, *args, **kwargs: compute(x, kernel),
+    )
 
 
 class Embed(nn.Module):

@@ -18,6 +18,7 @@ from jax import lax
 
 from hyperjax.errors import HyperJaxError, unknown
 from hyperjax.models import conv
+from hyperjax.models.product import product
 from hyperjax.types import Array, Params
 from hyperjax.weights import LayerSpec, WeightSpec
 
@@ -98,7 +99,7 @@ def linear(layer: LayerSpec, params: Params, x: Array, form: str) -> Array:
     activation; `params` are the layer's own."""
     kernel, bias = params["kernel"], params.get("bias")
     if layer.kind == "dense":
-        out = kernel.T @ x.reshape(-1, x.shape[-1])
+        out = product(kernel.T, x.reshape(-1, x.shape[-1]))
     else:
         out = conv.conv2d(x, kernel, form=form, stride=layer.stride, padding=layer.padding)
     return out if bias is None else out + jnp.expand_dims(bias, range(1, out.ndim))

@@ -147,3 +147,18 @@ def test_members_together_follow_the_memory(monkeypatch):
         sizes.append(evaluation.members_per_call(engine, 50_000) / engine.mesh.size)
     assert sizes[1] == pytest.approx(2 * sizes[0], rel=0.02)
     assert sizes[2] >= 1000
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [("flags\t\t: fpu avx2 avx512_bf16", False), ("flags\t\t: fpu avx2", True), ("", False)],
+)
+def test_a_processor_without_bfloat16_is_named(tmp_path, monkeypatch, flags, said):
+    (tmp_path / "cpuinfo").write_text(f"model name\t: amx_bf16\n{flags}\n")
+    monkeypatch.setattr(machine, "_PROC", tmp_path)
+    with console.capture() as capture:
+        plan.note_precision(Config())
+    assert not capture.get()
+    with console.capture() as capture:
+        plan.note_precision(dataclasses.replace(Config(), matmul_precision="bfloat16"))
+    assert ("matmul_precision: this processor has no products of bfloat16" in capture.get()) == said

@@ -1,0 +1,104 @@
+"""What products of bfloat16 do to a zoo: float32 members beside twins of the same seeds.
+
+    python benchmarks/precision.py [--members=100] [--epochs=25] [--seed=0]
+
+Trains digits' zoo three times: in float32, in float32 with the convolutions computed in another
+form, which differs from the first by rounding alone, and with products of bfloat16. Prints, of test
+images after the last epoch: accuracy, its mean difference to the float32 twins' with a 95 %
+interval, and the share of images of which twins say the same; how much of the members' variance
+their twins' weights explain (R2); and the seconds that training took, without compilation. Appends
+a line to benchmarks/precision.jsonl.
+"""
+
+import argparse
+import dataclasses
+from typing import Any
+
+import common
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from hyperjax.app import cli
+
+FIRST = "float32"
+WAYS = {FIRST: ("float32", "tiles"), "float32, other form": ("float32", "patches"),
+        "bfloat16": ("bfloat16", "tiles")}  # fmt: skip
+
+
+def trained(config: Any, images: Any, precision: str, form: str) -> dict[str, Any]:
+    """A zoo's last weights, and what they say of the test images."""
+    import jax
+
+    from hyperjax.population import evaluate, lockstep, place_members
+    from hyperjax.population.evaluation import make_task
+
+    zoo = dataclasses.replace(config.zoo, conv=form)
+    spec = lockstep.architecture_of(zoo, images)
+    key = jax.random.key(config.seed)
+    with jax.default_matmul_precision(precision):
+        task = make_task(lockstep.make_engine(zoo, spec), images)
+        short = dataclasses.replace(zoo, epochs=1, snapshots=(1,))
+        lockstep.train_zoo(images, short, key)  # compiles
+        found = {}
+
+        def run():
+            found["weights"] = lockstep.train_zoo(images, zoo, key).weights[:, -1]
+
+        seconds = common.timed(run)
+    # in float32 whatever they were trained in, so that nothing but the weights differs
+    count, vectors = len(found["weights"]), place_members(task.engine, found["weights"])
+    result = jax.device_get(evaluate(task.engine, vectors, task.test))
+    found |= {"accuracy": result.accuracy[:count], "predictions": result.predictions[:count]}
+    return found | {"seconds": seconds}
+
+
+def compare(way: dict[str, Any], first: dict[str, Any]) -> dict[str, float]:
+    from scipy import stats
+
+    gap = 100 * (way["accuracy"] - first["accuracy"])
+    centred = first["weights"] - first["weights"].mean(0)
+    half = stats.t.ppf(0.975, len(gap) - 1) * stats.sem(gap) if gap.any() else 0.0
+    return {
+        "accuracy": 100 * float(way["accuracy"].mean()),
+        "std": 100 * float(way["accuracy"].std(ddof=1)),
+        "difference": float(gap.mean()),
+        "half_width": float(half),
+        "agreement": 100 * float((way["predictions"] == first["predictions"]).mean()),
+        "r2": 1 - float(np.sum((way["weights"] - first["weights"]) ** 2) / np.sum(centred**2)),
+        "seconds": way["seconds"],
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--members", type=int, default=100)
+    parser.add_argument("--epochs", type=int, default=25)
+    parser.add_argument("--seed", type=int, default=0)
+    args = parser.parse_args()
+    from hyperjax.app.context import read_config
+    from hyperjax.app.run import images_of
+
+    config = dataclasses.replace(read_config(f"{common.ROOT}/configs/digits.py:small"), seed=args.seed)
+    zoo = dataclasses.replace(config.zoo, num_members=args.members, epochs=args.epochs,
+                              snapshots=(args.epochs,), tested="last")  # fmt: skip
+    config, images = dataclasses.replace(config, zoo=zoo), images_of(config)
+    runs = {name: trained(config, images, *way) for name, way in WAYS.items()}
+    results = {name: compare(run, runs[FIRST]) for name, run in runs.items()}
+    common.record(__file__, members=args.members, epochs=args.epochs, seed=args.seed, **results)
+    table = Table(title=f"{args.members} members of digits, {args.epochs} epochs")
+    for column in ("", "accuracy, %", "minus float32's", "same answers, %", "R2", "seconds"):
+        table.add_column(column, justify="right")
+    for name, r in results.items():
+        cells = (
+            f"{r['accuracy']:.2f} ± {r['std']:.2f}",
+            f"{r['difference']:+.2f} ± {r['half_width']:.2f}",
+        )
+        table.add_row(
+            name, *cells, f"{r['agreement']:.2f}", f"{r['r2']:.4f}", f"{r['seconds']:.0f}"
+        )
+    Console(width=110).print(table)
+
+
+if __name__ == "__main__":
+    cli.run(main)

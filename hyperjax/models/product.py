@@ -1,0 +1,56 @@
+"""Matrix products in the precision that JAX is set to.
+
+`jax_default_matmul_precision` says how exact a product of float32 has to be, but XLA's CPU backend
+ignores it. Here "bfloat16" means the same everywhere: operands are rounded to bfloat16, products
+are summed up in float32, forward and backward, and everything else stays in float32. It is the only
+product of bfloat16 that XLA's CPU backend computes fast: with results in bfloat16 it is slower than
+in float32 (docs/performance.md).
+"""
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from hyperjax.types import Array
+
+
+def operand(x: Array) -> Array:
+    """x as the operand of a product: in bfloat16 if JAX is set to it, else as it is."""
+    halved = jax.config.jax_default_matmul_precision == "bfloat16"
+    return x.astype(jnp.bfloat16) if halved else x
+
+
+def dot(a: Array, b: Array, axis_a: int = 1, axis_b: int = 0) -> Array:
+    """Product float32 of two matrices, of operands as they are, over one axis of each."""
+    axes = (((axis_a,), (axis_b,)), ((), ()))
+    return lax.dot_general(a, b, axes, preferred_element_type=jnp.float32)
+
+
+def product(x: Array, kernel: Array) -> Array:
+    """x [..., k] @ kernel [k, n] in the precision that JAX is set to: float32[..., n]."""
+    if operand(kernel).dtype == kernel.dtype:
+        return x @ kernel
+    return bfloat16_product(x, kernel)
+
+
+@jax.custom_vjp
+def bfloat16_product(x: Array, kernel: Array) -> Array:
+    """The same with operands in bfloat16, in the backward pass as well, whatever JAX is set to."""
+    return _forward(x, kernel)[0]
+
+
+def _forward(x: Array, kernel: Array) -> tuple[Array, tuple[Array, Array]]:
+    x, kernel = x.astype(jnp.bfloat16), kernel.astype(jnp.bfloat16)
+    return jnp.dot(x, kernel, preferred_element_type=jnp.float32), (x, kernel)
+
+
+def _backward(kept: tuple[Array, Array], grad: Array) -> tuple[Array, Array]:
+    (x, kernel), grad = kept, grad.astype(jnp.bfloat16)
+    rows = tuple(range(x.ndim - 1))
+    of_kernel = lax.dot_general(
+        x, grad, ((rows, rows), ((), ())), preferred_element_type=jnp.float32
+    )
+    return jnp.dot(grad, kernel.T, preferred_element_type=jnp.float32), of_kernel
+
+
+bfloat16_product.defvjp(_forward, _backward)
