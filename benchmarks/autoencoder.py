@@ -1,6 +1,7 @@
 """The autoencoder's training step against PyTorch, at two sizes, and what augmentation costs.
 
     python benchmarks/autoencoder.py [--sizes=small,published] [--rounds=3] [--dtype=float32]
+    python benchmarks/autoencoder.py --precision=bfloat16  # of the operands of products, on both
     python benchmarks/autoencoder.py --augmentation=yes    # or no: one of HyperJAX's two contenders
 
 Two trainers in one process, the default, slow each other down at the published size.
@@ -9,13 +10,14 @@ Two trainers in one process, the default, slow each other down at the published 
 700, batch 64); both without HyperJAX's linear path, which the peer does not have. Everything of a
 step is included: choice of the batch, augmentation of two views, forward, backward, clipping,
 AdamW. All contenders run in one call with all cores, in turn; peers on a CPU only, the one device
-they know.
+they know, each in a process of its own that is stopped while it waits.
 Appends a line to benchmarks/autoencoder.jsonl.
 """
 
 import argparse
 import dataclasses
 from collections.abc import Callable
+from contextlib import ExitStack
 from typing import Any
 
 import common
@@ -63,8 +65,10 @@ def step(config: Any, steps: int) -> Callable[[], float]:
 
 
 def measure(
-    size: str, dtype: str, rounds: int, augmentation: str, request: Callable | None
+    size: str, dtype: str, rounds: int, augmentation: str, requests: dict[str, Callable]
 ) -> dict[str, Any]:
+    import jax
+
     from hyperjax.config import AugmentConfig
     from hyperjax.models.architectures import zoo_cnn_spec
 
@@ -76,18 +80,20 @@ def measure(
         runs["HyperJAX"] = step(config, steps)
     if augmentation != "yes":
         runs["HyperJAX, no augmentation"] = step(plain, steps)
-    if request is not None:
+    if requests:
         sizes = {name: getattr(config.architecture, name) for name in PEER_FIELDS}
         sizes |= {"beta": config.loss.beta, "batch_size": config.training.batch_size}
         sizes |= {"noise": config.data.augment.noise, "erase": config.data.augment.erase}
         layers = [[layer.num_neurons, layer.token_size] for layer in spec.layers]
         work = {"work": "autoencoder", "config": sizes, "layers": layers, "steps": steps}
-        for form in ("eager", "compile"):
-            runs[f"torch {form}"] = lambda form=form: request(work | {"form": form})
+        sizes["precision"] = jax.config.jax_default_matmul_precision
+        for form, request in requests.items():
+            runs[f"torch {form}"] = lambda form=form, ask=request: ask(work | {"form": form})
     seconds = common.alternate(runs, rounds)
     return {
         "size": size,
         "dtype": dtype,
+        "precision": jax.config.jax_default_matmul_precision,
         "step_seconds": {name: (np.asarray(s) / steps).tolist() for name, s in seconds.items()},
     }
 
@@ -115,15 +121,21 @@ def main() -> None:
     parser.add_argument("--sizes", type=lambda text: text.split(","), default=list(STEPS))
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
+    parser.add_argument("--precision", choices=("float32", "bfloat16"), default="float32")
     parser.add_argument("--augmentation", choices=("both", "yes", "no"), default="both")
     args = parser.parse_args()
     import jax
 
+    jax.config.update("jax_default_matmul_precision", args.precision)
     comparable = args.augmentation != "no" and jax.default_backend() == "cpu"
     ceilings, torch = common.ceilings(), comparable and common.has_torch()
-    with common.peers([common.cores()] if torch else []) as request:
+    with ExitStack() as stack:
+        requests = {
+            form: stack.enter_context(common.peers([common.cores()]))
+            for form in (("eager", "compile") if torch else ())
+        }
         results = [
-            measure(size, args.dtype, args.rounds, args.augmentation, request if torch else None)
+            measure(size, args.dtype, args.rounds, args.augmentation, requests)
             for size in args.sizes
         ]
     common.record(__file__, ceilings=ceilings, results=results)

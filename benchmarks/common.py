@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -109,7 +110,8 @@ def torch_python() -> str:
 @contextmanager
 def peers(groups: list[list[int]]) -> Iterator[Callable[[dict[str, Any]], float]]:
     """Start one PyTorch process for each group of cores; yields `request`, which has all of
-    them do the same work at the same moment and returns the seconds of the slowest."""
+    them do the same work at the same moment and returns the seconds of the slowest. Between
+    requests they are stopped: a process that waits may still spin."""
     processes = [
         subprocess.Popen(
             [torch_python(), "-W", "ignore", str(FOLDER / "torch_peer.py"), ",".join(map(str, g))],
@@ -120,9 +122,12 @@ def peers(groups: list[list[int]]) -> Iterator[Callable[[dict[str, Any]], float]
 
     def request(work: dict[str, Any]) -> float:
         for process in processes:
+            process.send_signal(signal.SIGCONT)
             process.stdin.write(json.dumps(work) + "\n")
             process.stdin.flush()
         answers = [process.stdout.readline() for process in processes]
+        for process in processes:
+            process.send_signal(signal.SIGSTOP)
         if not all(answers):
             raise RuntimeError(f"a PyTorch process died at {work}")
         return max(json.loads(answer)["seconds"] for answer in answers)

@@ -79,7 +79,9 @@ def main() -> None:
     from hyperjax.app.context import read_config
     from hyperjax.app.run import images_of
 
-    config = dataclasses.replace(read_config(f"{common.ROOT}/configs/digits.py:small"), seed=args.seed)
+    config = dataclasses.replace(
+        read_config(f"{common.ROOT}/configs/digits.py:small"), seed=args.seed
+    )
     zoo = dataclasses.replace(config.zoo, num_members=args.members, epochs=args.epochs,
                               snapshots=(args.epochs,), tested="last")  # fmt: skip
     config, images = dataclasses.replace(config, zoo=zoo), images_of(config)

@@ -256,7 +256,9 @@ def autoencoder(form: str, c: dict, layers: list[list[int]], steps: int) -> Call
 
     def loss_fn(batch):
         clean = torch.cat([batch, batch])
-        outputs, projections = net(corrupt(clean, c["noise"], c["erase"]))
+        with halved(c["precision"]):
+            outputs, projections = net(corrupt(clean, c["noise"], c["erase"]))
+        outputs, projections = outputs.float(), projections.float()
         reconstruction = (((outputs - clean) / scale) ** 2).mean()
         return c["beta"] * reconstruction + (1 - c["beta"]) * nt_xent(projections, 0.1)
 

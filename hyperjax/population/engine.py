@@ -3,7 +3,7 @@
 Everything is written for ONE member and mapped over the population once, at the outside:
 `lax.map` (one member after another inside one compiled epoch, so that a member's activations
 stay in the CPU's cache) or `vmap` (all at once, for accelerators), and members split over
-all devices. Members never communicate.
+all devices (`placement`). Members never communicate.
 
 Member i draws its initial weights and its batches from (seed, member id, epoch) alone: it is
 the same whatever the population's size, its chunking or the number of devices.
@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jax import lax
-from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from hyperjax import distributed, weights
@@ -29,11 +29,13 @@ from hyperjax.errors import HyperJaxError, unknown
 from hyperjax.models.conv import FORMS, default_form
 from hyperjax.models.initialise import init_vector
 from hyperjax.models.sequential import Sequential
+from hyperjax.population import placement
 from hyperjax.types import Array, Images, Key
 from hyperjax.weights import WeightSpec
 
 _INIT, _SHUFFLE = 0, 1  # streams of random numbers of one member
 _NO_CLASS = 255  # the prediction of a diverged network
+_LEAST_SHARE = 16  # images of a batch on each of the devices that share a member
 # One after another, a member's activations should stay in a core's cache.
 _MICRO_BATCH = {"map": 32, "vmap": 128}
 
@@ -71,7 +73,7 @@ class Engine:
     batch_size: int
     micro_batch: int  # images that pass through a network at once; larger batches are summed up
     mapping: str  # of members: "map" or "vmap"
-    mesh: Mesh
+    mesh: Mesh  # see `placement`
 
 
 def make_engine(
@@ -109,7 +111,7 @@ def make_engine(
         batch_size=training.batch_size,
         micro_batch=_MICRO_BATCH[mapping],
         mapping=mapping,
-        mesh=Mesh(np.asarray(devices), ("member",), axis_types=(AxisType.Auto,)),
+        mesh=placement.make_mesh(devices, len(devices)),
     )
 
 
@@ -200,6 +202,18 @@ def gradient(engine: Engine, vector: Array, images: Images, index: Array) -> tup
     return add(sums, index[whole:])[0] if whole < len(index) else sums
 
 
+def shared_gradient(
+    engine: Engine, vector: Array, images: Images, index: Array
+) -> tuple[Array, Array]:
+    """`gradient`, of which each device that shares the member computes a part of the batch, unless
+    that is too little to be worth it."""
+    devices = placement.sharers(engine.mesh)
+    if devices == 1 or len(index) % devices or len(index) // devices < _LEAST_SHARE:
+        return gradient(engine, vector, images, index)
+    part = placement.part_of(engine.mesh, index)
+    return placement.summed(engine.mesh, gradient(engine, vector, images, part))
+
+
 def train_member(
     engine: Engine, state: Members, member: Hyper, images: Images, root: Key, epoch: Array
 ) -> tuple[Members, dict[str, Array]]:
@@ -213,7 +227,7 @@ def train_member(
     order, kept = jax.random.permutation(key, count), _running_statistics(engine.spec)
 
     def step(state, index):
-        total, sums = gradient(engine, state.vectors, images, index)
+        total, sums = shared_gradient(engine, state.vectors, images, index)
         updates, opt_state = tx.update(total / len(index), state.opt_state, state.vectors)
         if kept is not None:
             updates = jnp.where(kept, 0, updates)
@@ -242,65 +256,68 @@ def _running_statistics(spec: WeightSpec) -> np.ndarray | None:
 def evaluate_member(engine: Engine, vector: Array, images: Images) -> Evaluation:
     """Loss, accuracy and predictions on all images, in batches that fit the cache."""
     count = len(images.labels)
-    batch = min(engine.micro_batch, count)
-    index = jnp.arange(-(-count // batch) * batch).reshape(-1, batch)
+    index = placement.batches(engine.mesh, min(engine.micro_batch, count), count)
 
     def step(carry, index):
-        real, index = index < count, jnp.minimum(index, count - 1)  # the last batch is padded
+        real, index = index < count, jnp.minimum(index, count - 1)  # the last batches are padded
         losses, predictions = apply_member(engine, vector, images, index)
         correct = (predictions == images.labels[index]) & real
         sums = jnp.stack([jnp.where(real, losses, 0).sum(), correct.sum()])
         return carry + sums, predictions.astype(jnp.uint8)
 
     sums, predictions = lax.scan(step, jnp.zeros(2), index)
-    loss, accuracy = sums / count
-    return Evaluation(loss=loss, accuracy=accuracy, predictions=predictions.reshape(-1)[:count])
+    loss, accuracy = placement.summed(engine.mesh, sums) / count
+    return Evaluation(loss, accuracy, placement.joined(engine.mesh, predictions, count))
 
 
 def logits_member(engine: Engine, vector: Array, images: Images) -> Array:
     """Logits float32[N, classes] on all images, in batches that fit the cache."""
     count = len(images.labels)
-    batch = min(engine.micro_batch, count)
-    index = jnp.minimum(jnp.arange(-(-count // batch) * batch), count - 1).reshape(-1, batch)
+    index = placement.batches(engine.mesh, min(engine.micro_batch, count), count)
+    index = jnp.minimum(index, count - 1)
     outputs = lax.map(lambda part: outputs_member(engine, vector, images, part), index)
-    return outputs.reshape(-1, outputs.shape[-1])[:count]
+    return placement.joined(engine.mesh, outputs, count)
 
 
 # --- the population ---------------------------------------------------------------------
 
 
-def _over_members(engine: Engine, fn: Callable) -> Callable:
-    """Map `fn(per_member, *shared)` over the members on every device of the mesh."""
+def _over_members(engine: Engine, fn: Callable, per_member: Any, *shared: Any) -> Any:
+    """Map `fn(engine, member, *shared)` over the members on every device of the mesh."""
+    mesh = placement.mesh_for(engine.mesh, len(jax.tree.leaves(per_member)[0]))
+    engine = dataclasses.replace(engine, mesh=mesh)
 
     def local(per_member, *shared):
         def one(member):
-            return fn(member, *shared)
+            return fn(engine, member, *shared)
 
         return jax.vmap(one)(per_member) if engine.mapping == "vmap" else lax.map(one, per_member)
 
-    def mapped(per_member, *shared):
-        specs = (P("member"), *([P()] * len(shared)))
-        # check_vma: scans start from constants, which do not vary over the members' axis
-        return jax.shard_map(
-            local, mesh=engine.mesh, in_specs=specs, out_specs=P("member"), check_vma=False
-        )(per_member, *shared)
-
-    return mapped
+    specs = (P("member"), *([P()] * len(shared)))
+    # check_vma: scans start from constants, which do not vary over the members' axis
+    return jax.shard_map(
+        local, mesh=engine.mesh, in_specs=specs, out_specs=P("member"), check_vma=False
+    )(per_member, *shared)
 
 
 @functools.partial(jax.jit, static_argnames="engine")
 def init(engine: Engine, root: Key, hyper: Hyper) -> Members:
     """Initial weights of the members `hyper.ids`."""
-    return _over_members(engine, lambda member, root: init_member(engine, root, member))(
-        hyper, root
-    )
+
+    def one(engine, member, root):
+        return init_member(engine, root, member)
+
+    return _over_members(engine, one, hyper, root)
 
 
 @functools.partial(jax.jit, static_argnames="engine")
 def start(engine: Engine, vectors: Array, hyper: Hyper) -> Members:
     """Members that start from given flat vectors float32[M, D], with fresh optimiser states."""
 
-    return _over_members(engine, lambda args: start_member(engine, *args))((vectors, hyper))
+    def one(engine, member):
+        return start_member(engine, *member)
+
+    return _over_members(engine, one, (vectors, hyper))
 
 
 @functools.partial(jax.jit, static_argnames="engine", donate_argnames="state")
@@ -309,30 +326,22 @@ def train_epoch(
 ) -> tuple[Members, dict[str, Array]]:
     """Train every member for one epoch. `state` is donated."""
 
-    def one(args, images, root, epoch):
-        return train_member(engine, *args, images, root, epoch)
+    def one(engine, member, *shared):
+        return train_member(engine, *member, *shared)
 
-    return _over_members(engine, one)((state, hyper), images, root, epoch)
+    return _over_members(engine, one, (state, hyper), images, root, epoch)
 
 
 @functools.partial(jax.jit, static_argnames="engine")
 def evaluate(engine: Engine, vectors: Array, images: Images) -> Evaluation:
     """Evaluate flat vectors float32[M, D] on `images`."""
-
-    def one(vector, images):
-        return evaluate_member(engine, vector, images)
-
-    return _over_members(engine, one)(vectors, images)
+    return _over_members(engine, evaluate_member, vectors, images)
 
 
 @functools.partial(jax.jit, static_argnames="engine")
 def logits(engine: Engine, vectors: Array, images: Images) -> Array:
     """Outputs float32[M, N, classes] of flat vectors float32[M, D] on `images`."""
-
-    def one(vector, images):
-        return logits_member(engine, vector, images)
-
-    return _over_members(engine, one)(vectors, images)
+    return _over_members(engine, logits_member, vectors, images)
 
 
 def second_moments(engine: Engine, state: Members) -> Array:
@@ -352,23 +361,23 @@ def second_moments(engine: Engine, state: Members) -> Array:
 
 
 def padded(engine: Engine, count: int) -> int:
-    """Smallest number of members >= `count` that the devices divide."""
-    size = engine.mesh.size
-    return -(-count // size) * size
+    """Smallest number of members >= `count` that the devices divide, or that divides them."""
+    return placement.padded(engine.mesh, count)
 
 
 def place_members(engine: Engine, tree: Any, size: int = 0) -> Any:
     """Split a tree with a leading member axis over the devices.
 
-    The last member is repeated until there are `size` members and the devices divide them;
-    callers drop the extra ones from what they read back.
+    The last member is repeated until there are `size` members and the devices divide them, or they
+    the devices; callers drop the extra ones from what they read back.
     """
     count = len(jax.tree.leaves(tree)[0])
     if count == 0:
         raise HyperJaxError("the population is empty: expected at least one member")
-    index = np.minimum(np.arange(padded(engine, max(size, count))), count - 1)
+    size = padded(engine, max(size, count))
+    index = np.minimum(np.arange(size), count - 1)
     rows = jax.tree.map(lambda leaf: np.asarray(leaf)[index], tree)
-    return distributed.put(rows, NamedSharding(engine.mesh, P("member")))
+    return distributed.put(rows, NamedSharding(placement.mesh_for(engine.mesh, size), P("member")))
 
 
 def place_images(engine: Engine, images: Images) -> Images:

@@ -11,7 +11,16 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from population_cases import INIT, SPEC, TEST, TRAIN, TRAINING, make_engine, random_images
+from population_cases import (
+    INIT,
+    SPEC,
+    TEST,
+    TRAIN,
+    TRAINING,
+    make_engine,
+    random_images,
+    random_vectors,
+)
 
 from hyperjax import population, weights
 from hyperjax.errors import HyperJaxError
@@ -337,8 +346,47 @@ def test_state_is_split_over_the_devices_and_donated(engine):
     )
 
 
+@pytest.mark.parametrize("count", [1, 2])
+def test_few_members_share_all_devices(count):
+    """Each of four devices computes a part of a batch of 64, and of the last one of 32 with two
+    members, but not with one: 8 images are too few. The same as on one device but for rounding."""
+    images, training = random_images(160, seed=2), dataclasses.replace(TRAINING, batch_size=64)
+    results = []
+    for devices in (jax.devices()[:4], jax.devices()[:1]):
+        engine = population.make_engine(SPEC, training, init=INIT, devices=devices)
+        start = random_vectors(count)
+        vectors, metrics = train(
+            engine, IDS[:count], epochs=2, images=images, start=start, training=training
+        )
+        placed = population.place_members(engine, vectors)
+        split = population.place_images(engine, TEST)
+        found = population.evaluate(engine, placed, split), population.logits(engine, placed, split)
+        results.append((vectors, metrics, *found))
+    assert len(placed) == count
+    for here, there in zip(*map(jax.tree.leaves, results), strict=True):
+        assert here.shape == there.shape
+        np.testing.assert_allclose(here, there, atol=2e-5)
+
+
+def test_what_few_members_share():
+    """Sums over devices stand in the program of a large batch alone, and where members are few."""
+
+    def sums(count, batch):
+        training = dataclasses.replace(TRAINING, batch_size=batch)
+        engine = population.make_engine(SPEC, training, init=INIT, devices=jax.devices()[:4])
+        hyper = population.place_members(engine, population.hyper(IDS[:count], training))
+        state = jax.eval_shape(lambda: population.init(engine, ROOT, hyper))
+        images = population.place_images(engine, random_images(128))
+        arguments = engine, state, hyper, images, ROOT, jnp.int32(1)
+        return population.train_epoch.lower(*arguments).as_text().count("all_reduce")
+
+    assert sums(1, 64) > 0
+    assert sums(2, 32) > 0
+    assert sums(1, 32) == sums(4, 64) == sums(8, 64) == 0
+
+
 def test_placement_pads_with_the_last_member(engine):
-    assert [population.padded(engine, n) for n in (1, 4, 5)] == [4, 4, 8]
+    assert [population.padded(engine, n) for n in (1, 2, 3, 4, 5)] == [1, 2, 4, 4, 8]
     tree = Members(np.arange(3), {"x": np.arange(6.0).reshape(3, 2)})
     placed = population.place_members(engine, tree)
     np.testing.assert_array_equal(placed.vectors, [0, 1, 2, 2])
