@@ -6,8 +6,9 @@ Trains digits' zoo three times: in float32, in float32 with the convolutions com
 form, which differs from the first by rounding alone, and with products of bfloat16. Prints, of test
 images after the last epoch: accuracy, its mean difference to the float32 twins' with a 95 %
 interval, and the share of images of which twins say the same; how much of the members' variance
-their twins' weights explain (R2); and the seconds that training took, without compilation. Appends
-a line to benchmarks/precision.jsonl.
+their twins' weights explain (R2); and the seconds that training took, without compilation. Before
+that, the rates of products alone, on one device, by the precision of operands and result. Appends a
+line to benchmarks/precision.jsonl.
 """
 
 import argparse
@@ -24,6 +25,41 @@ from hyperjax.app import cli
 FIRST = "float32"
 WAYS = {FIRST: ("float32", "tiles"), "float32, other form": ("float32", "patches"),
         "bfloat16": ("bfloat16", "tiles")}  # fmt: skip
+
+
+SHAPES = ((32, 36, 4608), (32, 288, 2048), (1024, 1024, 1024))  # the first: a zoo CNN's own
+PRECISIONS = (("float32", "float32"), ("bfloat16", "bfloat16"), ("bfloat16", "float32"))
+REPEATS = 20  # of a product, in one call
+
+
+def product_rate(shape: tuple[int, int, int], operands: str, result: str) -> float:
+    """GFLOP/s of [m, k] times [k, n]."""
+    import jax
+    import jax.numpy as jnp
+    from jax import lax
+
+    m, k, n = shape
+    a, b = jnp.ones((m, k), operands), jnp.ones((k, n), operands)
+
+    @jax.jit
+    def many(a, b):
+        def one(a, _):  # each waits for the one before
+            out = jnp.dot(a, b, preferred_element_type=result)
+            return a + (0 * out[:1, :1]).astype(a.dtype), None
+
+        return lax.scan(one, a, length=REPEATS)[0]
+
+    seconds = common.best_of(lambda: many(a, b).block_until_ready(), 10)
+    return 2 * m * k * n * REPEATS / seconds / 1e9
+
+
+def show_products(rates: dict[str, dict[str, float]]) -> Table:
+    table = Table(title="products on one device, GFLOP/s: operands and result")
+    for column in ("", *next(iter(rates.values()))):
+        table.add_column(column, justify="right")
+    for shape, found in rates.items():
+        table.add_row(shape, *(f"{rate:.0f}" for rate in found.values()))
+    return table
 
 
 def trained(config: Any, images: Any, precision: str, form: str) -> dict[str, Any]:
@@ -85,9 +121,17 @@ def main() -> None:
     zoo = dataclasses.replace(config.zoo, num_members=args.members, epochs=args.epochs,
                               snapshots=(args.epochs,), tested="last")  # fmt: skip
     config, images = dataclasses.replace(config, zoo=zoo), images_of(config)
+    console = Console(width=110)
+    rates = {
+        " x ".join(map(str, shape)): {f"{a}, {b}": product_rate(shape, a, b) for a, b in PRECISIONS}
+        for shape in SHAPES
+    }
+    console.print(show_products(rates))
     runs = {name: trained(config, images, *way) for name, way in WAYS.items()}
     results = {name: compare(run, runs[FIRST]) for name, run in runs.items()}
-    common.record(__file__, members=args.members, epochs=args.epochs, seed=args.seed, **results)
+    common.record(
+        __file__, members=args.members, epochs=args.epochs, seed=args.seed, rates=rates, **results
+    )
     table = Table(title=f"{args.members} members of digits, {args.epochs} epochs")
     for column in ("", "accuracy, %", "minus float32's", "same answers, %", "R2", "seconds"):
         table.add_column(column, justify="right")
@@ -99,7 +143,7 @@ def main() -> None:
         table.add_row(
             name, *cells, f"{r['agreement']:.2f}", f"{r['r2']:.4f}", f"{r['seconds']:.0f}"
         )
-    Console(width=110).print(table)
+    console.print(table)
 
 
 if __name__ == "__main__":

@@ -42,6 +42,7 @@ def run(
             stage = _stage(trained, sampler, num_samples)
             plan.check_here([stage], folder)
             entry["announced"] = plan.announced([stage])
+            console.print(f"drawing {num_samples} models from {sampler} ({name}) ...")
             with machine.measured() as took:
                 path, drawn = populations.sampled(trained, sampler, num_samples, name, seed, output)
                 seconds, most = took()

@@ -20,7 +20,6 @@ from typing import NamedTuple
 
 import jax
 import numpy as np
-from scipy.optimize import linear_sum_assignment
 
 from hyperjax import symmetry
 from hyperjax.errors import HyperJaxError
@@ -319,6 +318,8 @@ def _flat(weights: np.ndarray) -> np.ndarray:
 
 def _assign(similarity: np.ndarray, signed: bool) -> tuple[np.ndarray, np.ndarray]:
     """The best permutation and signs for each matrix of similarities, both [N, neurons]."""
+    from scipy.optimize import linear_sum_assignment
+
     values = np.abs(similarity) if signed else similarity
     permutation = np.zeros(similarity.shape[:2], np.int32)
     for row, value in zip(permutation, values, strict=True):
