@@ -173,11 +173,12 @@ def _restore_frame(path: Path, recipe: Recipe, spec: WeightSpec) -> None:
 def _train_rows(
     target: Zoo | None, rows: np.ndarray, recipe: Recipe, config: Config, task: Task, title: str
 ) -> None:
-    """Where members run one after another, the program of one does not depend on their number;
-    where they run at once it does, and as many are trained as were."""
+    """Where members run one after another, the program of one does not depend on their number, if
+    they are no fewer than the devices; where they run at once it does. As many are trained as
+    were, or as are enough."""
     size = chunk_size(config, task, len(recipe.members))
     if task.engine.mapping == "map":
-        size = min(size, padded(task.engine, len(rows)))
+        size = min(size, padded(task.engine, max(len(rows), task.engine.mesh.size)))
     parts, steps = np.split(rows, range(size, len(rows), size)), max(int(recipe.epochs[-1]), 1)
     with progress.bar(f"repair {title}", len(parts) * steps) as advance:
         for part in parts:

@@ -178,6 +178,22 @@ def test_damaged_members_are_trained_again_to_the_bit(
     assert len(trained) == 1
 
 
+def test_one_damaged_member_of_several_devices_is_trained_to_the_bit(tmp_path):
+    """Alone it would be shared by them, each with a half of the batch and other rounding."""
+    training, rng = dataclasses.replace(TRAINING, batch_size=32), np.random.default_rng(0)
+    engine = population.make_engine(SPEC, training, init="uniform", devices=jax.devices()[:2])
+    pixels = rng.integers(0, 256, (64, 28, 28, 1), np.uint8)
+    images = Images(pixels, rng.integers(0, 10, 64), [0.5], [0.3])
+    task = Task(engine, *[population.place_images(engine, images)] * 3)
+    config = dataclasses.replace(CONFIG, zoo=ZooConfig(epochs=3, training=training))
+    path = tmp_path / "a.safetensors"
+    make_population(path, recipe(4), config, task, "a")
+    whole = path.read_bytes()
+    changed(path, [2])
+    repair_population(path, recipe(4), config, task, "a")
+    assert path.read_bytes() == whole
+
+
 def test_a_killed_repair_leaves_the_damage_and_begins_anew(small_task, tmp_path, monkeypatch):
     path = tmp_path / "a.safetensors"
     make_population(path, recipe(3), CONFIG, small_task, "a")
