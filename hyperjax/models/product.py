@@ -1,11 +1,18 @@
-"""Matrix products in the precision that JAX is set to.
+"""Matrix products in the precision that JAX is set to, and their gradients.
 
 `jax_default_matmul_precision` says how exact a product of float32 has to be, but XLA's CPU backend
 ignores it. Here "bfloat16" means the same everywhere: operands are rounded to bfloat16, products
 are summed up in float32, forward and backward, and everything else stays in float32. It is the only
 product of bfloat16 that XLA's CPU backend computes fast: with results in bfloat16 it is slower than
 in float32 (docs/performance.md).
+
+Products of layers have a gradient of their own also in float32: JAX's is the transposed one of the
+kernel, and XLA turns it back once for each of the optimiser's moments. It costs forward-mode
+differentiation.
 """
+
+import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -27,25 +34,30 @@ def dot(a: Array, b: Array, axis_a: int = 1, axis_b: int = 0) -> Array:
 
 
 def product(x: Array, kernel: Array) -> Array:
-    """x [..., k] @ kernel [k, n] in the precision that JAX is set to: float32[..., n]."""
-    if operand(kernel).dtype == kernel.dtype:
-        return x @ kernel
-    return bfloat16_product(x, kernel)
+    """x float32[..., k] @ kernel float32[k, n] in the precision that JAX is set to: float32[..., n].
+
+    Differentiable in reverse mode.
+    """
+    return _product(operand(kernel).dtype, x, kernel)
 
 
-@jax.custom_vjp
 def bfloat16_product(x: Array, kernel: Array) -> Array:
-    """The same with operands in bfloat16, in the backward pass as well, whatever JAX is set to."""
-    return _forward(x, kernel)[0]
+    """The same with operands in bfloat16 whatever JAX is set to."""
+    return _product(jnp.dtype(jnp.bfloat16), x, kernel)
 
 
-def _forward(x: Array, kernel: Array) -> tuple[Array, tuple[Array, Array]]:
-    x, kernel = x.astype(jnp.bfloat16), kernel.astype(jnp.bfloat16)
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _product(dtype: Any, x: Array, kernel: Array) -> Array:
+    return _forward(dtype, x, kernel)[0]
+
+
+def _forward(dtype: Any, x: Array, kernel: Array) -> tuple[Array, tuple[Array, Array]]:
+    x, kernel = x.astype(dtype), kernel.astype(dtype)
     return jnp.dot(x, kernel, preferred_element_type=jnp.float32), (x, kernel)
 
 
-def _backward(kept: tuple[Array, Array], grad: Array) -> tuple[Array, Array]:
-    (x, kernel), grad = kept, grad.astype(jnp.bfloat16)
+def _backward(dtype: Any, kept: tuple[Array, Array], grad: Array) -> tuple[Array, Array]:
+    (x, kernel), grad = kept, grad.astype(dtype)
     rows = tuple(range(x.ndim - 1))
     of_kernel = lax.dot_general(
         x, grad, ((rows, rows), ((), ())), preferred_element_type=jnp.float32
@@ -53,4 +65,4 @@ def _backward(kept: tuple[Array, Array], grad: Array) -> tuple[Array, Array]:
     return jnp.dot(grad, kernel.T, preferred_element_type=jnp.float32), of_kernel
 
 
-bfloat16_product.defvjp(_forward, _backward)
+_product.defvjp(_forward, _backward)

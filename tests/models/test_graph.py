@@ -201,7 +201,7 @@ def test_every_weight_is_seen_and_without_rounds_only_where_it_stands(name, roun
         for places in [p for _, _, p in edges.values()] + [[p] for _, p in biases]:
             same[np.ix_(places, places)] = True
     one = functools.partial(run, config, spec, random_params(config, spec))
-    slope = jax.jacfwd(lambda x: one(x, *others)[0])(vectors)[:, 0]
+    slope = jax.jacrev(lambda x: one(x, *others)[0])(vectors)[:, 0]
     for depends in np.moveaxis(np.abs(slope) > 1e-9, 1, 0):  # of either vector
         assert depends.any(axis=0).all()
         assert depends.any(axis=1).all()
