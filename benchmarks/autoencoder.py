@@ -1,7 +1,7 @@
 """The autoencoder's training step against PyTorch, at two sizes, and what augmentation costs.
 
     python benchmarks/autoencoder.py [--sizes=small,published] [--rounds=3] [--dtype=float32]
-    python benchmarks/autoencoder.py --precision=bfloat16  # of the operands of products, on both
+    python benchmarks/autoencoder.py --precision=bfloat16  # of layers; PyTorch by autocast
     python benchmarks/autoencoder.py --augmentation=yes    # or no: one of HyperJAX's two contenders
 
 Two trainers in one process, the default, slow each other down at the published size.

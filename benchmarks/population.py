@@ -137,7 +137,7 @@ def show(results: list[dict[str, Any]], net: str, ceiling: float) -> Table:
     spec = network(net)
     per_image = {"train": cost.training_flops(spec), "evaluate": cost.evaluation_flops(spec)}
     table = Table(title=f"{net}: models x images per second")
-    columns = ["", "members", "batch", "HyperJAX", "of GEMM", "best peer", "", "ratio"]
+    columns = ["", "members", "batch", "HyperJAX", "of GEMM", "best in float32", "", "ratio"]
     halves = any("bfloat16" in name for result in results for name in result["rates"])
     for column in [*columns, *(["best in bfloat16", "", "ratio"] if halves else [])]:
         table.add_column(column, justify="right")

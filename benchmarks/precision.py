@@ -5,10 +5,10 @@
 Trains digits' zoo three times: in float32, in float32 with the convolutions computed in another
 form, which differs from the first by rounding alone, and with products of bfloat16. Prints, of test
 images after the last epoch: accuracy, its mean difference to the float32 twins' with a 95 %
-interval, and the share of images of which twins say the same; how much of the members' variance
-their twins' weights explain (R2); and the seconds that training took, without compilation. Before
-that, the rates of products alone, on one device, by the precision of operands and result. Appends a
-line to benchmarks/precision.jsonl.
+interval, and the share of images of which twins say the same; and how much of the members' variance
+their twins' weights explain (R2). Before that, the rates of products alone, on one device, by the
+precision of operands and result. Appends a line to benchmarks/precision.jsonl.
+`benchmarks/population.py --precision=bfloat16` measures the speed of training.
 """
 
 import argparse
@@ -74,19 +74,12 @@ def trained(config: Any, images: Any, precision: str, form: str) -> dict[str, An
     key = jax.random.key(config.seed)
     with jax.default_matmul_precision(precision):
         task = make_task(lockstep.make_engine(zoo, spec), images)
-        short = dataclasses.replace(zoo, epochs=1, snapshots=(1,))
-        lockstep.train_zoo(images, short, key)  # compiles
-        found = {}
-
-        def run():
-            found["weights"] = lockstep.train_zoo(images, zoo, key).weights[:, -1]
-
-        seconds = common.timed(run)
+        weights = lockstep.train_zoo(images, zoo, key).weights[:, -1]
     # in float32 whatever they were trained in, so that nothing but the weights differs
-    count, vectors = len(found["weights"]), place_members(task.engine, found["weights"])
-    result = jax.device_get(evaluate(task.engine, vectors, task.test))
-    found |= {"accuracy": result.accuracy[:count], "predictions": result.predictions[:count]}
-    return found | {"seconds": seconds}
+    placed = place_members(task.engine, weights)
+    result = jax.device_get(evaluate(task.engine, placed, task.test))
+    found = {"accuracy": result.accuracy, "predictions": result.predictions}
+    return {name: values[: len(weights)] for name, values in found.items()} | {"weights": weights}
 
 
 def compare(way: dict[str, Any], first: dict[str, Any]) -> dict[str, float]:
@@ -102,7 +95,6 @@ def compare(way: dict[str, Any], first: dict[str, Any]) -> dict[str, float]:
         "half_width": float(half),
         "agreement": 100 * float((way["predictions"] == first["predictions"]).mean()),
         "r2": 1 - float(np.sum((way["weights"] - first["weights"]) ** 2) / np.sum(centred**2)),
-        "seconds": way["seconds"],
     }
 
 
@@ -133,16 +125,14 @@ def main() -> None:
         __file__, members=args.members, epochs=args.epochs, seed=args.seed, rates=rates, **results
     )
     table = Table(title=f"{args.members} members of digits, {args.epochs} epochs")
-    for column in ("", "accuracy, %", "minus float32's", "same answers, %", "R2", "seconds"):
+    for column in ("", "accuracy, %", "minus float32's", "same answers, %", "R2"):
         table.add_column(column, justify="right")
     for name, r in results.items():
         cells = (
             f"{r['accuracy']:.2f} ± {r['std']:.2f}",
             f"{r['difference']:+.2f} ± {r['half_width']:.2f}",
         )
-        table.add_row(
-            name, *cells, f"{r['agreement']:.2f}", f"{r['r2']:.4f}", f"{r['seconds']:.0f}"
-        )
+        table.add_row(name, *cells, f"{r['agreement']:.2f}", f"{r['r2']:.4f}")
     console.print(table)
 
 

@@ -282,8 +282,8 @@ class Config:
     image_size: int = _number(28, 1)  # height and width to which images are brought
     num_train: int = _number(0)  # training images; 0: all that validation leaves
     num_val: int = 10_000  # validation images, drawn from the official training split
-    # of the operands of matrix products, whose sums are float32: faster below float32 on processors
-    # that multiply it (tensorfloat32: on GPUs alone); see models/product.py
+    # of the operands of layers' products, whose sums are float32: faster below float32 where the
+    # processor multiplies it (tensorfloat32: on GPUs alone); see models/product.py
     matmul_precision: str = _one_of("float32", "tensorfloat32", "bfloat16")
     checkpoint_seconds: float = _number(30.0)  # least time between checkpoints of a running stage
     zoo: ZooConfig = ZooConfig()

@@ -179,18 +179,16 @@ def announce(stages: list[Stage], folder: Path, devices: list[jax.Device]) -> fl
 
 def note_precision(config: Config) -> None:
     """Say so if products of bfloat16 are asked of a CPU that has no instructions for them."""
-    fields = {
-        "matmul_precision": config.matmul_precision,
-        "denoiser.graph.dtype": config.denoiser.graph.dtype
-        if config.denoiser.training.steps
-        else "",
-        "autoencoder.architecture.graph.dtype": config.autoencoder.architecture.graph.dtype,
-    }
+    fields = {"matmul_precision": jax.config.jax_default_matmul_precision}
+    if config.denoiser.training.steps:
+        fields["denoiser.graph.dtype"] = config.denoiser.graph.dtype
+    if config.autoencoder.architecture.network == "graph":
+        fields["autoencoder.architecture.graph.dtype"] = config.autoencoder.architecture.graph.dtype
     asked = [name for name, value in fields.items() if value == "bfloat16"]
     if asked and on_cpu() and machine.multiplies_bfloat16() is False:
         console.print(
             f"{' and '.join(asked)}: this processor has no products of bfloat16 (AVX512-BF16, AMX, "
-            "Arm BF16); they are rounded as asked, but take no less time than float32"
+            "Arm BF16); they are rounded as asked, but nothing will be faster for it"
         )
 
 

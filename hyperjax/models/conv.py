@@ -194,7 +194,8 @@ def _window_sums_fwd(window, matrix_OxK, x_CxHxWxN):
 
 
 def _window_sums_bwd(window, residuals, grad_OxP):
-    (matrix, patches, x), grad = residuals, operand(grad_OxP)
+    matrix, patches, x = residuals
+    grad = grad_OxP.astype(matrix.dtype)
     # The barriers keep XLA from turning both products into forms that its CPU backend computes at
     # half the speed: the long operand second, and a first operand that is read along its columns.
     grad_matrix = lax.optimization_barrier(dot(patches, grad, 1, 1)).T
@@ -248,7 +249,7 @@ def _patches_conv_fwd(x_CxHxWxN, kernel_HxWxCxO):
 def _patches_conv_bwd(residuals, grad_OxHxWxN):
     x, kernel = residuals
     kh, kw, _, o = kernel.shape
-    grad_OxHxWxN = operand(grad_OxHxWxN)
+    grad_OxHxWxN = grad_OxHxWxN.astype(x.dtype)
     grad_kernel = dot(_patches(x, kh, kw), grad_OxHxWxN.reshape(o, -1), 1, 1)
     # The input's gradient is the full convolution with the kernel turned by 180 degrees.
     turned = jnp.flip(kernel, (0, 1)).swapaxes(2, 3)

@@ -70,7 +70,7 @@ def _collect(edges: list[Array]) -> Array:
 
 
 def _dense(features: int, dtype: str, name: str, init=None, bias: bool = True) -> nn.Dense:
-    """A dense layer in float32, or with the operands of its product in bfloat16."""
+    """A dense layer in the precision that JAX is set to, or with operands in bfloat16."""
     compute = bfloat16_product if dtype == "bfloat16" else product
     return nn.Dense(
         features,

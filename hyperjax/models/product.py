@@ -1,8 +1,9 @@
 """Matrix products in the precision that JAX is set to, and their gradients.
 
 `jax_default_matmul_precision` says how exact a product of float32 has to be, but XLA's CPU backend
-ignores it. Here "bfloat16" means the same everywhere: operands are rounded to bfloat16, products
-are summed up in float32, forward and backward, and everything else stays in float32. It is the only
+ignores it. In layers of zoo networks, tokens and graphs "bfloat16" means the same everywhere:
+operands are rounded to bfloat16, products are summed up in float32, forward and backward, and
+everything else stays in float32 (attention's scores too, on a CPU). It is the only
 product of bfloat16 that XLA's CPU backend computes fast: with results in bfloat16 it is slower than
 in float32 (docs/performance.md).
 
@@ -34,7 +35,7 @@ def dot(a: Array, b: Array, axis_a: int = 1, axis_b: int = 0) -> Array:
 
 
 def product(x: Array, kernel: Array) -> Array:
-    """x float32[..., k] @ kernel float32[k, n] in the precision that JAX is set to: float32[..., n].
+    """x float32[..., k] @ kernel float32[k, n] -> float32[..., n] in the precision JAX is set to.
 
     Differentiable in reverse mode.
     """

@@ -6,12 +6,12 @@ stay in the CPU's cache) or `vmap` (all at once, for accelerators), and members 
 all devices (`placement`). Members never communicate.
 
 Member i draws its initial weights and its batches from (seed, member id, epoch) alone: it is
-the same whatever the population's size, its chunking or the number of devices.
+the same whatever the population's size and its chunking, and but for rounding on any number of
+devices.
 """
 
 import dataclasses
 import functools
-import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -141,16 +141,10 @@ def optimizer(name: str, learning_rate: Array, weight_decay: Array) -> optax.Gra
 def normalize(images: Images, index: Array) -> Array:
     """Gather and normalise: uint8 pixels -> float32[len(index), H, W, C]."""
     scale, shift = 1 / (255 * images.std), -images.mean / images.std
-    return _rows(images.pixels, index) * scale[None, None, None] + shift[None, None, None]
-
-
-def _rows(pixels: Array, index: Array) -> Array:
-    """Rows uint8[len(index), H, W, C], gathered in words of four bytes: a CPU takes one by one."""
-    count, *shape = pixels.shape
-    if math.prod(shape) % 4:
-        return pixels[index]
-    words = lax.bitcast_convert_type(pixels.reshape(count, -1, 4), jnp.uint32)[index]
-    return lax.bitcast_convert_type(words, jnp.uint8).reshape(-1, *shape)
+    count, *shape = images.pixels.shape
+    # gathered from a matrix: XLA's CPU backend takes whole rows then, not pixel by pixel
+    pixels = images.pixels.reshape(count, -1)[index].reshape(-1, *shape)
+    return pixels * scale[None, None, None] + shift[None, None, None]
 
 
 def member_key(root: Key, stream: int, member_id: Array) -> Key:
@@ -361,7 +355,8 @@ def second_moments(engine: Engine, state: Members) -> Array:
 
 
 def padded(engine: Engine, count: int) -> int:
-    """Smallest number of members >= `count` that the devices divide, or that divides them."""
+    """Smallest number of members >= `count` that the devices divide, or that divides those of
+    each process."""
     return placement.padded(engine.mesh, count)
 
 
@@ -377,7 +372,9 @@ def place_members(engine: Engine, tree: Any, size: int = 0) -> Any:
     size = padded(engine, max(size, count))
     index = np.minimum(np.arange(size), count - 1)
     rows = jax.tree.map(lambda leaf: np.asarray(leaf)[index], tree)
-    return distributed.put(rows, NamedSharding(placement.mesh_for(engine.mesh, size), P("member")))
+    mesh = placement.mesh_for(engine.mesh, size)
+    spec = P("member") if mesh.shape["member"] > 1 else P()  # as XLA names it, or it compiles twice
+    return distributed.put(rows, NamedSharding(mesh, spec))
 
 
 def place_images(engine: Engine, images: Images) -> Images:

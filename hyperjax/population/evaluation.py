@@ -49,14 +49,15 @@ def make_task(engine: Engine, images: Any) -> Task:
 
 def members_per_call(engine: Engine, num_images: int) -> int:
     """Members that are trained or evaluated together: some seconds of an epoch's work where
-    members run one after another, what fits in memory where they run at once."""
+    members run one after another, what fits in memory where they run at once; no fewer than there
+    are devices."""
     if engine.mapping == "map":
         size = max(1, _IMAGES_PER_CALL // num_images)
     else:
         each = cost.activation_bytes(engine.spec) * engine.micro_batch
         room = _MEMORY_SHARE * _memory(engine.mesh.local_devices[0])
         size = distributed.agree(max(1, int(room * engine.mesh.size / each)))
-    return engines.padded(engine, size)
+    return engines.padded(engine, max(size, engine.mesh.size))
 
 
 def _memory(device: jax.Device) -> float:

@@ -1,8 +1,9 @@
 """Which device computes which members, and which of their images.
 
 A mesh has two axes. Along "member" devices have members of their own, which never communicate.
-Where a population has fewer members than there are devices, several share each member: they lie
-along "image", each computes a part of the member's images, and what they find is summed up.
+Where a population has fewer members than there are devices, several of one process share each
+member: they lie along "image", each computes a part of the member's images, and what they find is
+summed up.
 """
 
 from typing import Any
@@ -28,8 +29,12 @@ def mesh_for(mesh: Mesh, count: int) -> Mesh:
 
 
 def padded(mesh: Mesh, count: int) -> int:
-    """Smallest number of members >= `count` that the devices divide, or that divides them."""
-    return -(-count // mesh.size) * mesh.size if mesh.size % count else count
+    """Smallest number of members >= `count` that the devices divide, or that divides those of each
+    process: who shares a member need not wait for a network."""
+    processes = len({device.process_index for device in mesh.devices.flat})
+    fewer = range(max(count, 1), mesh.size)
+    sizes = (n for n in fewer if mesh.size % n == 0 and n % processes == 0)
+    return next(sizes, -(-count // mesh.size) * mesh.size)
 
 
 def sharers(mesh: Mesh) -> int:

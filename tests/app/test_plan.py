@@ -159,6 +159,6 @@ def test_a_processor_without_bfloat16_is_named(tmp_path, monkeypatch, flags, sai
     with console.capture() as capture:
         plan.note_precision(Config())
     assert not capture.get()
-    with console.capture() as capture:
-        plan.note_precision(dataclasses.replace(Config(), matmul_precision="bfloat16"))
+    with console.capture() as capture, jax.default_matmul_precision("bfloat16"):
+        plan.note_precision(Config())
     assert ("matmul_precision: this processor has no products of bfloat16" in capture.get()) == said

@@ -87,6 +87,7 @@ def test_calls_hold_what_fits(monkeypatch):
     assert evaluation.members_per_call(one_by_one, 10**9) == 1
     on_all, count = make_engine(mapping="map"), jax.device_count()
     assert evaluation.members_per_call(on_all, 40_000) == -(-10 // count) * count
+    assert evaluation.members_per_call(on_all, 400_000) == count  # not shared: there are others
     at_once = make_engine(mapping="vmap", devices=jax.devices()[:1])
     patches = 3 * 4 * 24 * 24 * (25 + 8) * 128  # bytes of one member's first layer
     expected = int(0.5 * 16e9 / patches)

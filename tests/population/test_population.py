@@ -5,6 +5,7 @@ Almost every test calls the same compiled epoch: 8 members, 23 images in batches
 
 import dataclasses
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -26,7 +27,7 @@ from hyperjax import population, weights
 from hyperjax.errors import HyperJaxError
 from hyperjax.models.initialise import init_vector
 from hyperjax.models.sequential import Sequential
-from hyperjax.population import Members
+from hyperjax.population import Members, placement
 from hyperjax.population import engine as engines
 from hyperjax.types import Images
 
@@ -349,7 +350,8 @@ def test_state_is_split_over_the_devices_and_donated(engine):
 @pytest.mark.parametrize("count", [1, 2])
 def test_few_members_share_all_devices(count):
     """Each of four devices computes a part of a batch of 64, and of the last one of 32 with two
-    members, but not with one: 8 images are too few. The same as on one device but for rounding."""
+    members, but not with one: 8 images are too few. And of 301 images in evaluation, in several
+    batches. The same as on one device but for rounding."""
     images, training = random_images(160, seed=2), dataclasses.replace(TRAINING, batch_size=64)
     results = []
     for devices in (jax.devices()[:4], jax.devices()[:1]):
@@ -359,7 +361,7 @@ def test_few_members_share_all_devices(count):
             engine, IDS[:count], epochs=2, images=images, start=start, training=training
         )
         placed = population.place_members(engine, vectors)
-        split = population.place_images(engine, TEST)
+        split = population.place_images(engine, random_images(301, seed=3))
         found = population.evaluate(engine, placed, split), population.logits(engine, placed, split)
         results.append((vectors, metrics, *found))
     assert len(placed) == count
@@ -383,6 +385,18 @@ def test_what_few_members_share():
     assert sums(1, 64) > 0
     assert sums(2, 32) > 0
     assert sums(1, 32) == sums(4, 64) == sums(8, 64) == 0
+
+
+@pytest.mark.parametrize(
+    ("devices", "processes", "expected"),
+    [(12, 1, {1: 1, 4: 4, 5: 6, 7: 12, 13: 24}), (8, 4, {1: 4, 3: 4, 5: 8, 9: 16})],
+)
+def test_padding_wastes_as_little_as_the_devices_allow(devices, processes, expected):
+    """Members fewer than the processes would be shared over the network: they are not."""
+    each = devices // processes
+    grid = np.array([SimpleNamespace(process_index=i // each) for i in range(devices)])
+    mesh = SimpleNamespace(size=devices, devices=grid)
+    assert {count: placement.padded(mesh, count) for count in expected} == expected
 
 
 def test_placement_pads_with_the_last_member(engine):
