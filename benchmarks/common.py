@@ -1,11 +1,15 @@
 """What the benchmarks share: ceilings of the machine, alternating rounds, peers, records."""
 
+import gzip
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
+import tempfile
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -90,6 +94,38 @@ def spread(work: float, seconds: list[float]) -> dict[str, float]:
     """Rates of the rounds: best, median, worst."""
     rates = work / np.asarray(seconds)
     return {"best": rates.max(), "median": float(np.median(rates)), "worst": rates.min()}
+
+
+# --- where time goes -----------------------------------------------------------------------
+
+
+def profile(program: str, run: Callable[[], Any]) -> dict[str, float]:
+    """Seconds of one call of `run` by what computes them, as "forward conv1/dot_general": pass,
+    layer and operation. `program` is the compiled text of what `run` calls."""
+    import jax
+
+    named = re.findall(r'%?([\w.\-]+) = .*?op_name="([^"]*)"', program)
+    labels = {name: _label(path) for name, path in named}
+    with tempfile.TemporaryDirectory() as folder:
+        with jax.profiler.trace(folder):
+            run()
+        (path,) = Path(folder).rglob("*.trace.json.gz")
+        events = json.loads(gzip.decompress(path.read_bytes()))["traceEvents"]
+    found: dict[str, float] = defaultdict(float)
+    for event in events:
+        name = event.get("args", {}).get("hlo_op", "while")
+        if name.split(".")[0] not in ("while", "call", "conditional"):  # their parts count
+            found[labels.get(name, name.rstrip(".0123456789"))] += event["dur"] / 1e6
+    return dict(sorted(found.items(), key=lambda item: -item[1]))
+
+
+def _label(path: str) -> str:
+    """Of the path that JAX gives an operation."""
+    moment = "forward" if "jvp(" in path else ""
+    moment = "backward" if "transpose(jvp" in path else moment
+    parts = [part for part in path.split("/") if "(" not in part and ")" not in part]
+    parts = [part for part in parts if part not in ("while", "body", "closed_call")]
+    return f"{moment} {'/'.join(parts[-2:])}".strip()
 
 
 # --- PyTorch ------------------------------------------------------------------------------

@@ -4,6 +4,7 @@
     python benchmarks/population.py --net=cnn3         # or mlp: other networks than the paper's
     python benchmarks/population.py --forms            # HyperJAX's own forms instead of PyTorch
     python benchmarks/population.py --precision=bfloat16   # of HyperJAX; PyTorch runs in both
+    python benchmarks/population.py --profile          # where the time of training goes
 
 Prints models x images per second: best of the rounds, and the worst in brackets. All contenders
 run in one call on the same cores, in turn. PyTorch runs in each of its forms: one model per
@@ -14,6 +15,7 @@ benchmarks/population.jsonl.
 
 import argparse
 import dataclasses
+import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -43,10 +45,8 @@ def network(net: str) -> Any:
     return architecture(net, activation="tanh", **NETS[net])
 
 
-def ours(
-    work: str, net: str, count: int, batch: int, images: int, **how: Any
-) -> Callable[[], float]:
-    """HyperJAX: one epoch, or one evaluation, of a population."""
+def prepared(net: str, count: int, batch: int, images: int, **how: Any) -> tuple[Any, ...]:
+    """What `train_epoch` takes: engine, state, hyper-parameters, images, key and epoch."""
     import jax
     import jax.numpy as jnp
 
@@ -64,10 +64,23 @@ def ours(
     split = population.place_images(engine, Images(pixels, labels, *scale))
     hyper = population.place_members(engine, population.hyper(np.arange(count), training))
     state = population.init(engine, root, hyper)
+    return engine, state, hyper, split, root, jnp.int32(1)
+
+
+def ours(
+    work: str, net: str, count: int, batch: int, images: int, **how: Any
+) -> Callable[[], float]:
+    """HyperJAX: one epoch, or one evaluation, of a population."""
+    import jax
+
+    from hyperjax import population
+
+    engine, state, *rest = prepared(net, count, batch, images, **how)
+    split = rest[1]
 
     def train():
         nonlocal state
-        state, out = population.train_epoch(engine, state, hyper, split, root, jnp.int32(1))
+        state, out = population.train_epoch(engine, state, *rest)
         jax.block_until_ready(out)
 
     def evaluate():
@@ -159,6 +172,31 @@ def show(results: list[dict[str, Any]], net: str, ceiling: float) -> Table:
     return table
 
 
+def show_profile(net: str, members: int, batch: int) -> Table:
+    """Shares of an epoch's time; operations that take less than 1 % are one row."""
+    import jax
+
+    from hyperjax import population
+
+    engine, state, *rest = prepared(net, members, batch, 2560)
+    program = population.train_epoch.lower(engine, state, *rest).compile().as_text()
+    state, _ = population.train_epoch(engine, state, *rest)
+    seconds = common.profile(
+        program, lambda: jax.block_until_ready(population.train_epoch(engine, state, *rest))
+    )
+    total = sum(seconds.values())
+    table = Table(title=f"{net}: training {members} members in batches of {batch}, share of time")
+    for column in ("operation", "share"):
+        table.add_column(column, justify="right")
+    shown = {name: s for name, s in seconds.items() if s >= 0.01 * total}
+    products = sum(s for name, s in seconds.items() if name.endswith("dot_general"))
+    for name, s in shown.items():
+        table.add_row(name, f"{s / total:.1%}")
+    table.add_row("all others", f"{1 - sum(shown.values()) / total:.1%}")
+    table.add_row("products, together", f"{products / total:.1%}")
+    return table
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--net", choices=tuple(NETS), default="cnn")
@@ -168,10 +206,15 @@ def main() -> None:
     parser.add_argument("--work", choices=("train", "evaluate", "both"), default="both")
     parser.add_argument("--forms", action="store_true", help="compare HyperJAX's own forms")
     parser.add_argument("--precision", choices=("float32", "bfloat16"), default="float32")
+    parser.add_argument("--profile", action="store_true")
     args = parser.parse_args()
     import jax
 
     jax.config.update("jax_default_matmul_precision", args.precision)
+    if args.profile:
+        for members, batch in itertools.product(args.members, args.batches):
+            Console(width=130).print(show_profile(args.net, members, batch))
+        return
     ceilings, results = common.ceilings(), []
     settings = [
         (work, args.net, members, batch)

@@ -47,7 +47,7 @@ def main() -> None:
     args = parser.parse_args()
     pin = jax.default_backend() == "cpu" and everywhere > 1
     runs = {
-        count: ours("train", args.members, args.batch, IMAGES, devices=jax.devices()[:count])
+        count: ours("train", "cnn", args.members, args.batch, IMAGES, devices=jax.devices()[:count])
         for count in args.devices
         if count > 1 or not pin
     }
