@@ -145,7 +145,9 @@ def loss_fn(
     views = [
         augment.networks(k, spec, c.data.augment, vectors) for k in jax.random.split(key_views)
     ]
-    clean = to_inputs(spec, stats, jnp.concatenate(views))
+    # a network's views beside each other: they stay on its device
+    pairs = jnp.stack(views, axis=1).reshape(-1, spec.num_params)
+    clean = to_inputs(spec, stats, pairs)
     inputs = augment.corrupt(key_corrupt, c.data.augment, clean)
     latents, outputs, projections = trainer.module.apply(
         {"params": params}, inputs, train=True, rngs={"dropout": key_dropout, "latent": key_latent}
@@ -158,7 +160,7 @@ def loss_fn(
         metrics["kl"] = losses.gaussian_kl(*latents).sum(-1).mean()
         loss = loss + losses.kl_penalty(c.loss.kl, spec, metrics["kl"])
     if c.loss.beta < 1:
-        contrast = losses.nt_xent(*jnp.split(projections, 2), c.loss.temperature)
+        contrast = losses.nt_xent(projections[::2], projections[1::2], c.loss.temperature)
         metrics["contrast"] = contrast
         loss = c.loss.beta * loss + (1 - c.loss.beta) * contrast
     return loss, metrics | {"loss": loss}
