@@ -3,7 +3,7 @@
     python benchmarks/population.py [--members=1,16,128,1000] [--batches=10,32,128]
     python benchmarks/population.py --net=cnn3         # or mlp: other networks than the paper's
     python benchmarks/population.py --forms            # HyperJAX's own forms instead of PyTorch
-    python benchmarks/population.py --precision=bfloat16   # of HyperJAX; PyTorch runs in both
+    python benchmarks/population.py --bfloat16         # products in it as well, on both sides
     python benchmarks/population.py --profile          # where the time of training goes
 
 Prints models x images per second: best of the rounds, and the worst in brackets. All contenders
@@ -68,7 +68,13 @@ def prepared(net: str, count: int, batch: int, images: int, **how: Any) -> tuple
 
 
 def ours(
-    work: str, net: str, count: int, batch: int, images: int, **how: Any
+    work: str,
+    net: str,
+    count: int,
+    batch: int,
+    images: int,
+    precision: str = "float32",
+    **how: Any,
 ) -> Callable[[], float]:
     """HyperJAX: one epoch, or one evaluation, of a population."""
     import jax
@@ -86,7 +92,11 @@ def ours(
     def evaluate():
         jax.block_until_ready(population.evaluate(engine, state.vectors, split))
 
-    return lambda: common.timed(train if work == "train" else evaluate)
+    def run():
+        with jax.default_matmul_precision(precision):
+            return common.timed(train if work == "train" else evaluate)
+
+    return run
 
 
 @dataclasses.dataclass
@@ -109,10 +119,11 @@ def contenders(
     few = min(images, max(256, 640_000 // members))  # images: a round should take seconds
     out = {}
     variants = OURS if forms else (("auto", "auto"),)
-    for conv, mapping in variants:
-        name = f"{conv}/{mapping}" if forms else "HyperJAX"
-        run = ours(work, net, members, batch, few, conv=conv, mapping=mapping)
-        out[name] = Contender(run, members * few)
+    for (conv, mapping), precision in itertools.product(variants, precisions):
+        half = " bfloat16" if precision == "bfloat16" else ""
+        name = (f"{conv}/{mapping}" if forms else "HyperJAX") + half
+        how = {"conv": conv, "mapping": mapping, "precision": precision}
+        out[name] = Contender(ours(work, net, members, batch, few, **how), members * few)
     if alone is None:
         return out
     request = {"work": work, "net": net, "members": 1, "images": images}
@@ -138,13 +149,12 @@ def measure(
     entries = contenders(work, net, members, batch, 2560, **kwargs)
     seconds = common.alternate({name: entry.run for name, entry in entries.items()}, rounds)
     rates = {name: common.spread(entries[name].work, seconds[name]) for name in entries}
-    precision = kwargs["precisions"][-1]
-    found = {"work": work, "net": net, "members": members, "batch": batch}
-    return found | {"precision": precision, "rates": rates}
+    return {"work": work, "net": net, "members": members, "batch": batch, "rates": rates}
 
 
 def show(results: list[dict[str, Any]], net: str, ceiling: float) -> Table:
-    """One row per setting. Ratios are of best to best; shares are of the measured product rate."""
+    """A row for a setting and a precision of ours. Ratios are of best to best; shares are of the
+    measured rate of products in float32."""
     from hyperjax import cost
 
     spec = network(net)
@@ -152,23 +162,26 @@ def show(results: list[dict[str, Any]], net: str, ceiling: float) -> Table:
     table = Table(title=f"{net}: models x images per second")
     columns = ["", "members", "batch", "HyperJAX", "of GEMM", "best in float32", "", "ratio"]
     halves = any("bfloat16" in name for result in results for name in result["rates"])
-    for column in [*columns, *(["best in bfloat16", "", "ratio"] if halves else [])]:
+    columns += ["best in bfloat16", "", "ratio"] if halves else []
+    for column in columns:
         table.add_column(column, justify="right")
     for result in results:
-        rates = dict(result["rates"])
-        first = next(iter(rates))
-        mine = rates.pop(first)
-        share = mine["best"] * per_image[result["work"]] / ceiling / 1e9
-        cells = [result["work"], str(result["members"]), str(result["batch"])]
-        cells += [f"{mine['best']:,.0f} ({mine['worst']:,.0f})", f"{share:.0%}"]
-        for half in (False, True):
-            peers = [name for name in rates if ("bfloat16" in name) == half]
-            if peers:
-                name = max(peers, key=lambda name: rates[name]["best"])
-                peer = rates[name]
-                cells += [f"{peer['best']:,.0f} ({peer['worst']:,.0f})", name]
-                cells += [f"{mine['best'] / peer['best']:.1f}"]
-        table.add_row(*cells)
+        rates = result["rates"]
+        own = [name for name in rates if name.startswith("HyperJAX")] or [next(iter(rates))]
+        for first in own:
+            mine = rates[first]
+            share = mine["best"] * per_image[result["work"]] / ceiling / 1e9
+            half = " bfloat16" if "bfloat16" in first else ""
+            cells = [result["work"] + half, str(result["members"]), str(result["batch"])]
+            cells += [f"{mine['best']:,.0f} ({mine['worst']:,.0f})", f"{share:.0%}"]
+            peers = {name: rate for name, rate in rates.items() if name not in own}
+            for in_half in (False, True) if halves else (False,):
+                among = {name: r for name, r in peers.items() if ("bfloat16" in name) == in_half}
+                if among:
+                    name, peer = max(among.items(), key=lambda item: item[1]["best"])
+                    cells += [f"{peer['best']:,.0f} ({peer['worst']:,.0f})", name]
+                    cells += [f"{mine['best'] / peer['best']:.1f}"]
+            table.add_row(*cells)
     return table
 
 
@@ -205,12 +218,9 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--work", choices=("train", "evaluate", "both"), default="both")
     parser.add_argument("--forms", action="store_true", help="compare HyperJAX's own forms")
-    parser.add_argument("--precision", choices=("float32", "bfloat16"), default="float32")
-    parser.add_argument("--profile", action="store_true")
+    parser.add_argument("--bfloat16", action="store_true", help="products in it as well")
+    parser.add_argument("--profile", action="store_true", help="show where training's time goes")
     args = parser.parse_args()
-    import jax
-
-    jax.config.update("jax_default_matmul_precision", args.precision)
     if args.profile:
         for members, batch in itertools.product(args.members, args.batches):
             Console(width=130).print(show_profile(args.net, members, batch))
@@ -230,7 +240,7 @@ def main() -> None:
         common.peers([cores] if torch else []) as together,
     ):
         both = {"alone": alone if torch else None, "together": together, "forms": args.forms}
-        both["precisions"] = ("float32", "bfloat16")[: 1 + (args.precision == "bfloat16")]
+        both["precisions"] = ("float32", "bfloat16")[: 1 + args.bfloat16]
         for setting in settings:
             results.append(measure(*setting, args.rounds, **both))
             rates = results[-1]["rates"]

@@ -8,7 +8,7 @@ images after the last epoch: accuracy, its mean difference to the float32 twins'
 interval, and the share of images of which twins say the same; and how much of the members' variance
 their twins' weights explain (R2). Before that, the rates of products alone, on one device, by the
 precision of operands and result. Appends a line to benchmarks/precision.jsonl.
-`benchmarks/population.py --precision=bfloat16` measures the speed of training.
+`benchmarks/population.py --bfloat16` measures the speed of training.
 """
 
 import argparse
