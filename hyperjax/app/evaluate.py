@@ -1,7 +1,8 @@
 """`evaluate.py`: populations, experiments, and the report."""
 
+import functools
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
@@ -67,8 +68,9 @@ def _evaluate(
         stages, rate = _announce(context, chosen)
         entry["announced"] = plan.announced(stages)
         with machine.measured() as took:
-            results, sections, failures = _run(context, registry, chosen)
-            path = _report(context, registry, sections, failures, entry)
+            publish = functools.partial(_report, context, registry, entry)
+            results, failures = _run(context, registry, chosen, publish)
+            path = publish([], failures)
             seconds, most = took()
         entry["stages"] = {plan.EXPERIMENTS: round(seconds, 2)}
         entry["memory"] = {plan.EXPERIMENTS: most}
@@ -98,17 +100,16 @@ def _samplers(trained: Run) -> tuple[str, ...]:
 
 
 def _run(
-    context: Context, registry: ModuleType, chosen: Sequence[str]
-) -> tuple[dict[str, Any], list[Section], dict[str, Exception]]:
-    """Results and sections of the experiments, and what was wrong with those that failed: hours
-    of others should not be lost with one."""
-    results, sections, failures = {}, [], {}
+    context: Context, registry: ModuleType, chosen: Sequence[str], publish: Callable
+) -> tuple[dict[str, Any], dict[str, Exception]]:
+    """Results of the experiments, and what was wrong with those that failed: hours of others should
+    not be lost with one, nor with a kill. `publish` is given the section of each at once."""
+    results, failures = {}, {}
     for number, name in enumerate(chosen, 1):
         console.print(f"{name} ({number} of {len(chosen)}): {registry.DESCRIPTIONS[name]}")
         try:
             result = registry.load(name).run(context)
-            sections.append(registry.load(name).section(context, result))
-            results[name] = result
+            section = registry.load(name).section(context, result)
         except Exception as error:
             # told to stop; or the others are still in this one, or will wait in it
             if stop.interrupted() or jax.process_count() > 1:
@@ -117,17 +118,20 @@ def _run(
                 console.print_exception()
             console.print(f"{name} failed: {error}")
             failures[name] = error
+        else:
+            publish([section], {})
+            results[name] = result
     if not results:
         raise HyperJaxError("\n".join(f"{name}: {error}" for name, error in failures.items()))
-    return results, sections, failures
+    return results, failures
 
 
 def _report(
     context: Context,
     registry: ModuleType,
+    run_info: dict[str, Any],
     sections: Sequence[Section],
     failures: Mapping[str, Exception],
-    run_info: dict[str, Any],
 ) -> Path:
     """Merge the sections into the report; older results of what failed stay, and are marked."""
     folder, order = context.folder / "report", list(registry.DESCRIPTIONS)

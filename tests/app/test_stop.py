@@ -130,7 +130,22 @@ def test_such_an_error_is_not_an_experiments_own(monkeypatch, interrupted):
     monkeypatch.setattr(stop, "interrupted", lambda: interrupted)
     registry = SimpleNamespace(load=load, DESCRIPTIONS={"x": "an experiment"})
     with pytest.raises(ImportError if interrupted else HyperJaxError, match="failed to import"):
-        evaluate._run(None, registry, ["x"])
+        evaluate._run(None, registry, ["x"], publish=None)
+
+
+def test_what_was_found_before_a_signal_is_in_the_report(monkeypatch):
+    """Each experiment's section is published as soon as it is there."""
+    published, done = [], SimpleNamespace(run=lambda context: 1, section=lambda context, x: "first")
+
+    def load(name):
+        if name == "stopped":
+            raise KeyboardInterrupt
+        return done
+
+    registry = SimpleNamespace(load=load, DESCRIPTIONS={"done": "", "stopped": ""})
+    with pytest.raises(KeyboardInterrupt):
+        evaluate._run(None, registry, ["done", "stopped"], lambda *made: published.append(made))
+    assert published == [(["first"], {})]
 
 
 def test_an_error_that_a_signal_has_become_is_the_signal():
