@@ -121,7 +121,9 @@ def main() -> None:
     parser.add_argument("--sizes", type=lambda text: text.split(","), default=list(STEPS))
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
-    parser.add_argument("--precision", choices=("float32", "bfloat16"), default="float32")
+    parser.add_argument(
+        "--precision", choices=("float32", "tensorfloat32", "bfloat16"), default="float32"
+    )
     parser.add_argument("--augmentation", choices=("both", "yes", "no"), default="both")
     args = parser.parse_args()
     import jax

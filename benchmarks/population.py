@@ -3,7 +3,7 @@
     python benchmarks/population.py [--members=1,16,128,1000] [--batches=10,32,128]
     python benchmarks/population.py --net=cnn3         # or mlp: other networks than the paper's
     python benchmarks/population.py --forms            # HyperJAX's own forms instead of PyTorch
-    python benchmarks/population.py --bfloat16         # products in it as well, on both sides
+    python benchmarks/population.py --precisions=float32,bfloat16    # of products, on both sides
     python benchmarks/population.py --profile          # where the time of training goes
 
 Prints models x images per second: best of the rounds, and the worst in brackets. All contenders
@@ -120,8 +120,7 @@ def contenders(
     out = {}
     variants = OURS if forms else (("auto", "auto"),)
     for (conv, mapping), precision in itertools.product(variants, precisions):
-        half = " bfloat16" if precision == "bfloat16" else ""
-        name = (f"{conv}/{mapping}" if forms else "HyperJAX") + half
+        name = (f"{conv}/{mapping}" if forms else "HyperJAX") + _suffix(precision)
         how = {"conv": conv, "mapping": mapping, "precision": precision}
         out[name] = Contender(ours(work, net, members, batch, few, **how), members * few)
     if alone is None:
@@ -129,9 +128,9 @@ def contenders(
     request = {"work": work, "net": net, "members": 1, "images": images}
     workers = len(common.cores())
     fewer = max(256, min(1280, 40_000 // members))
-    for precision in precisions:
-        request["precision"] = precision
-        half = " bfloat16" if precision == "bfloat16" else ""
+    for precision in ("float32", "bfloat16") if "bfloat16" in precisions else ("float32",):
+        request = request | {"precision": precision}
+        half = _suffix(precision)
         for form in ALONE:
             for size in (batch,) if work == "train" else EVALUATION_BATCHES:
                 name = f"torch {form}{half}" + (f" {size}" if work != "train" else "")
@@ -141,6 +140,11 @@ def contenders(
             ask = request | {"form": form, "members": members, "images": fewer, "batch": batch}
             out[f"torch {form}{half}"] = Contender(lambda ask=ask: together(ask), members * fewer)
     return out
+
+
+def _suffix(precision: str) -> str:
+    """Of a contender's name."""
+    return "" if precision == "float32" else f" {precision}"
 
 
 def measure(
@@ -169,10 +173,10 @@ def show(results: list[dict[str, Any]], net: str, ceiling: float) -> Table:
         rates = result["rates"]
         own = [name for name in rates if name.startswith("HyperJAX")] or [next(iter(rates))]
         for first in own:
-            mine = rates[first]
+            mine, (_, *half) = rates[first], first.split()
             share = mine["best"] * per_image[result["work"]] / ceiling / 1e9
-            half = " bfloat16" if "bfloat16" in first else ""
-            cells = [result["work"] + half, str(result["members"]), str(result["batch"])]
+            cells = [" ".join([result["work"], *half]), str(result["members"])]
+            cells += [str(result["batch"])]
             cells += [f"{mine['best']:,.0f} ({mine['worst']:,.0f})", f"{share:.0%}"]
             peers = {name: rate for name, rate in rates.items() if name not in own}
             for in_half in (False, True) if halves else (False,):
@@ -218,12 +222,17 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--work", choices=("train", "evaluate", "both"), default="both")
     parser.add_argument("--forms", action="store_true", help="compare HyperJAX's own forms")
-    parser.add_argument("--bfloat16", action="store_true", help="products in it as well")
+    parser.add_argument(
+        "--precisions", type=lambda text: tuple(text.split(",")), default=("float32",)
+    )
     parser.add_argument("--profile", action="store_true", help="show where training's time goes")
     args = parser.parse_args()
+    import jax
+
     if args.profile:
         for members, batch in itertools.product(args.members, args.batches):
-            Console(width=130).print(show_profile(args.net, members, batch))
+            with jax.default_matmul_precision(args.precisions[0]):
+                Console(width=130).print(show_profile(args.net, members, batch))
         return
     ceilings, results = common.ceilings(), []
     settings = [
@@ -240,7 +249,7 @@ def main() -> None:
         common.peers([cores] if torch else []) as together,
     ):
         both = {"alone": alone if torch else None, "together": together, "forms": args.forms}
-        both["precisions"] = ("float32", "bfloat16")[: 1 + args.bfloat16]
+        both["precisions"] = args.precisions
         for setting in settings:
             results.append(measure(*setting, args.rounds, **both))
             rates = results[-1]["rates"]

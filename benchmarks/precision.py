@@ -8,7 +8,7 @@ images after the last epoch: accuracy, its mean difference to the float32 twins'
 interval, and the share of images of which twins say the same; and how much of the members' variance
 their twins' weights explain (R2). Before that, the rates of products alone, on one device, by the
 precision of operands and result. Appends a line to benchmarks/precision.jsonl.
-`benchmarks/population.py --bfloat16` measures the speed of training.
+`benchmarks/population.py --precisions=float32,bfloat16` measures the speed.
 """
 
 import argparse
@@ -25,8 +25,6 @@ from hyperjax.app import cli
 FIRST = "float32"
 WAYS = {FIRST: ("float32", "tiles"), "float32, other form": ("float32", "patches"),
         "bfloat16": ("bfloat16", "tiles")}  # fmt: skip
-
-
 SHAPES = ((32, 36, 4608), (32, 288, 2048), (1024, 1024, 1024))  # the first: a zoo CNN's own
 PRECISIONS = (("float32", "float32"), ("bfloat16", "bfloat16"), ("bfloat16", "float32"))
 REPEATS = 20  # of a product, in one call
