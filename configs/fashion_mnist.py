@@ -4,8 +4,8 @@
 
 Scales: full (the default), paper, small, large, smoke. Images are looked for in
 `--config.data_dir` (default: data). `large` is `small` with 2,000 members (of 78.0 % test accuracy)
-and a denoiser: on two cores half an hour for the zoo, and as long for 5,000 of the denoiser's steps
-in bfloat16. `paper` and `full` have the published zoo, 1,000 members with the published
+and a denoiser; with 5,000 of its steps in bfloat16 it took 95 minutes on two cores that had other
+work too. `paper` and `full` have the published zoo, 1,000 members with the published
 hyper-parameters; `paper` has the paper's autoencoder as well, `full` ours at its size. Both are
 work for an accelerator, and were not run by us.
 

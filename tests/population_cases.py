@@ -1,6 +1,7 @@
 """A few small images, and how networks are trained on them."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from hyperjax import population
@@ -12,6 +13,8 @@ from hyperjax.types import Images
 SPEC = zoo_cnn_spec(1, "tanh")
 TRAINING = TrainingConfig(learning_rate=1e-3, weight_decay=1e-2, batch_size=10)
 INIT = "kaiming_uniform"
+ROOT = jax.random.key(3)
+IDS = np.arange(8)
 MEAN, STD = np.float32([0.4]), np.float32([0.3])
 
 
@@ -38,3 +41,19 @@ def random_task(count, spec=SPEC, **kwargs):
     engine = population.make_engine(spec, TrainingConfig(), devices=jax.devices()[:1], **kwargs)
     images = population.place_images(engine, random_images(count))
     return Task(engine, images, images, images)
+
+
+def train(engine, ids=IDS, *, epochs=2, size=0, images=TRAIN, start=None, training=TRAINING):
+    """Train members; their vectors float32[M, D] and the metrics of every epoch."""
+    count = len(ids)
+    hyper = population.place_members(engine, population.hyper(ids, training), size)
+    if start is None:
+        state = population.init(engine, ROOT, hyper)
+    else:
+        state = population.start(engine, population.place_members(engine, start, size), hyper)
+    images = population.place_images(engine, images)
+    metrics = []
+    for epoch in range(epochs):
+        state, one = population.train_epoch(engine, state, hyper, images, ROOT, jnp.int32(epoch))
+        metrics.append({name: np.asarray(value)[:count] for name, value in one.items()})
+    return np.asarray(state.vectors)[:count], metrics

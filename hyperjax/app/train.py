@@ -157,8 +157,10 @@ def _announce(made: Run, entry: dict[str, Any]) -> tuple[list[plan.Stage], float
     if config.denoiser.training.steps and not workdir.denoiser_path(folder).exists():
         stages += [plan.denoiser_stage(config.denoiser, zoo, spec)]
     entry["announced"] = plan.announced(stages)
+    if not stages:
+        return [], 0.0
     plan.note_precision(config)
-    return stages, plan.announce(stages, folder, jax.devices()) if stages else 0.0
+    return stages, plan.announce(stages, folder, jax.devices())
 
 
 def zoo_recipe(config: Config, images: ImageData) -> Recipe:

@@ -27,16 +27,15 @@ from jax import lax
 from hyperjax import weights
 from hyperjax.config import ArchitectureConfig
 from hyperjax.models.graph import Embed, Readout, Round
-from hyperjax.models.product import product
+from hyperjax.models.product import as_dot_general, product
 from hyperjax.types import Array
 from hyperjax.weights import WeightSpec
 
 
 def _dense(features: int, dtype, name: str | None = None, kernel_init=None) -> nn.Dense:
     init = kernel_init or variance_scaling(1.0, "fan_avg", "uniform")
-    compute = None  # a layer of bfloat16 has its results in it as well
-    if jnp.dtype(dtype) == jnp.float32:
-        compute = lambda x, kernel, *args, **kwargs: product(x, kernel)  # noqa: E731
+    # a layer of bfloat16 has its results in it as well
+    compute = as_dot_general(product) if jnp.dtype(dtype) == jnp.float32 else None
     return nn.Dense(features, dtype=dtype, kernel_init=init, name=name, dot_general=compute)
 
 

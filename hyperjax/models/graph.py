@@ -24,7 +24,7 @@ from flax.linen.initializers import normal, variance_scaling, zeros
 
 from hyperjax import symmetry, weights
 from hyperjax.config import GraphConfig
-from hyperjax.models.product import bfloat16_product, product
+from hyperjax.models.product import as_dot_general, bfloat16_product, product
 from hyperjax.types import Array
 from hyperjax.weights import WeightSpec
 
@@ -71,13 +71,12 @@ def _collect(edges: list[Array]) -> Array:
 
 def _dense(features: int, dtype: str, name: str, init=None, bias: bool = True) -> nn.Dense:
     """A dense layer in the precision that JAX is set to, or with operands in bfloat16."""
-    compute = bfloat16_product if dtype == "bfloat16" else product
     return nn.Dense(
         features,
         use_bias=bias,
         kernel_init=init or variance_scaling(1.0, "fan_in", "normal"),
         name=name,
-        dot_general=lambda x, kernel, *args, **kwargs: compute(x, kernel),
+        dot_general=as_dot_general(bfloat16_product if dtype == "bfloat16" else product),
     )
 
 

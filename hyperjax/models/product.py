@@ -13,6 +13,7 @@ differentiation.
 """
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -22,10 +23,15 @@ from jax import lax
 from hyperjax.types import Array
 
 
-def operand(x: Array) -> Array:
-    """x as the operand of a product: in bfloat16 if JAX is set to it, else as it is."""
+def operand_dtype(x: Array) -> Any:
+    """Of x as the operand of a product: bfloat16 if JAX is set to it, else its own."""
     halved = jax.config.jax_default_matmul_precision == "bfloat16"
-    return x.astype(jnp.bfloat16) if halved else x
+    return jnp.dtype(jnp.bfloat16) if halved else x.dtype
+
+
+def operand(x: Array) -> Array:
+    """x as the operand of a product."""
+    return x.astype(operand_dtype(x))
 
 
 def dot(a: Array, b: Array, axis_a: int = 1, axis_b: int = 0) -> Array:
@@ -39,12 +45,17 @@ def product(x: Array, kernel: Array) -> Array:
 
     Differentiable in reverse mode.
     """
-    return _product(operand(kernel).dtype, x, kernel)
+    return _product(operand_dtype(kernel), x, kernel)
 
 
 def bfloat16_product(x: Array, kernel: Array) -> Array:
     """The same with operands in bfloat16 whatever JAX is set to."""
     return _product(jnp.dtype(jnp.bfloat16), x, kernel)
+
+
+def as_dot_general(multiply: Callable[[Array, Array], Array]) -> Callable:
+    """What a dense layer of flax takes for its product."""
+    return lambda x, kernel, *args, **kwargs: multiply(x, kernel)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
