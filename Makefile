@@ -3,8 +3,6 @@ VENV ?= .venv
 
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-BENCHMARKS := $(filter-out %/common.py %/torch_peer.py %/torch_denoiser.py %/seeds.py,$(wildcard benchmarks/*.py))
-
 .DEFAULT_GOAL := help
 .PHONY: help install demo test end-to-end lowest audit lint bench chaos clean
 
@@ -49,8 +47,13 @@ lint: install ## check style and format
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-bench: install ## run every benchmark, after `make demo`
-	@set -e; for script in $(BENCHMARKS); do echo "== $$script"; $(BIN)/python $$script; done
+bench: install ## measure every path on this machine, which is to do nothing else: 30 minutes
+	@set -e; for words in \
+	  "population.py --members=1,128 --rounds=2 --precisions=float32,bfloat16" \
+	  "autoencoder.py --augmentation=yes" "denoiser.py" "scaling.py" "processes.py" \
+	  "samplers.py" "zoo_io.py" "integrity.py" "import_zoo.py" "startup.py" \
+	  "memory.py --case=smoke" "scale.py --members=1000"; \
+	do echo "== $$words"; $(BIN)/python benchmarks/$$words; done
 
 chaos: install ## kill every command 50 times, take its disk away 20 times a fault: hours
 	$(BIN)/python tests/chaos.py --workdir=runs/chaos --kills=50

@@ -54,11 +54,13 @@ def step(config: Any, steps: int) -> Callable[[], float]:
     vectors = np.random.default_rng(0).normal(size=(700, spec.num_params)).astype(np.float32)
     trainer = hyperrep.make_trainer(config, spec)
     stats = jax.tree.map(jnp.asarray, hyperrep.statistics(config.data, spec, vectors))
-    state, data = hyperrep.init(trainer, jax.random.key(0)), jnp.asarray(vectors)
+    state, key, done = hyperrep.init(trainer, jax.random.key(0)), jax.random.key(1), 0
+    give = hyperrep.batches(trainer, key, vectors)
 
     def run():
-        nonlocal state
-        state, metrics = hyperrep.train_steps(trainer, state, data, stats, jnp.int32(steps))
+        nonlocal state, done
+        batches, done = give(done, steps), done + steps
+        state, metrics = hyperrep.train_steps(trainer, state, batches, stats, jnp.int32(steps))
         jax.block_until_ready(metrics)
 
     return lambda: common.timed(run)

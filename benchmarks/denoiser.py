@@ -55,7 +55,7 @@ def cnn_spec() -> Any:
 
 
 def random_data(size: int) -> Any:
-    """On all devices: members and Wiener denoisers whose axes are only about orthonormal."""
+    """Members, and Wiener denoisers whose axes are only about orthonormal."""
     from hyperjax.diffusion.denoiser_training import Data
     from hyperjax.diffusion.wiener import Wiener
 
@@ -63,8 +63,10 @@ def random_data(size: int) -> Any:
     axes = rng.standard_normal((FOLDS, size, size), np.float32) / np.float32(size**0.5)
     mean, variances = np.zeros((FOLDS, size), np.float32), rng.random((FOLDS, size), np.float32)
     wiener = Wiener(mean, axes, variances, np.full(FOLDS, 0.05, np.float32))
-    members = rng.standard_normal((FOLDS, MEMBERS, size), np.float32)
-    return Data(members, rng.random((FOLDS, MEMBERS), np.float32), wiener)
+    members = rng.standard_normal((FOLDS * MEMBERS, 1, size), np.float32)
+    rows = np.arange(FOLDS * MEMBERS).reshape(FOLDS, MEMBERS)
+    quantiles = rng.random((FOLDS, MEMBERS), np.float32)
+    return Data(members, np.ones(size, np.float32), rows, quantiles, wiener)
 
 
 # --- contenders -----------------------------------------------------------------------------
@@ -80,12 +82,15 @@ def step(config: Any) -> Callable[[], float]:
 
     spec = cnn_spec()
     trainer = training.make_trainer(config, spec)
-    data = place(trainer, random_data(spec.num_params))
+    data, done = random_data(spec.num_params), 0
+    unit, folds = place(trainer, (data.unit, data.wieners))
     state = training.begin(trainer, jax.random.key(0)).state
+    give = training.members_of(trainer, state.key, data)
 
     def run():
-        nonlocal state
-        state, metrics = training.train_steps(trainer, state, data, jnp.int32(STEPS))
+        nonlocal state, done
+        drawn, done = give(done, STEPS), done + STEPS
+        state, metrics = training.train_steps(trainer, state, drawn, unit, folds, jnp.int32(STEPS))
         jax.block_until_ready(metrics)
 
     return lambda: common.timed(run)
@@ -156,18 +161,22 @@ def profile(size: str, dtype: str, rounds: int) -> dict[str, float]:
 
     spec, config = cnn_spec(), configuration(size, dtype)
     trainer = training.make_trainer(config, spec)
-    data = place(trainer, random_data(spec.num_params))
+    data = random_data(spec.num_params)
     key, state = jax.random.key(1), training.init(trainer, jax.random.key(0))
-    short = data._replace(wieners=data.wieners._replace(axes=data.wieners.axes[:, :0]))
-    draw = jax.jit(lambda key, data: training.draw_batch(trainer, key, data))
+    unit, folds = place(trainer, (data.unit, data.wieners))
+    short = folds._replace(axes=folds.axes[:, :0])
+    give = training.members_of(trainer, key, data)
+    drawn = jax.tree.map(lambda leaf: leaf[0], give(0, 1))
+    draw = jax.jit(lambda key, folds: training.draw_batch(trainer, key, drawn, unit, folds))
     gradient = jax.jit(lambda params, batch: training._grads(trainer, params, batch))
     forward = jax.jit(lambda params, batch: training._grads(trainer, params, batch)[0])
-    batch = jax.block_until_ready(draw(key, data))
+    batch = jax.block_until_ready(draw(key, folds))
     grads = gradient(state.params, batch)[1]
     average = jax.jit(lambda new, old: optax.incremental_update(new, old, 0.001))
     runs = {
+        "members from the host, 5 steps": lambda: give(0, STEPS),
         "batch without products": lambda: draw(key, short),
-        "batch": lambda: draw(key, data),
+        "batch": lambda: draw(key, folds),
         "forward": lambda: forward(state.params, batch),
         "forward and backward": lambda: gradient(state.params, batch),
         "moving average": lambda: average(state.params, state.trained),

@@ -50,16 +50,17 @@ def measure(run: Any, config: Any, members: int) -> tuple[dict[str, Any], dict[s
     data = whole._replace(train=whole.train[:members], quality=whole.quality[:members])
     trainer = training.make_trainer(config, spec)
     stats = statistics(config.data, spec, data.train_vectors)
-    placed, placed_stats = training.place(trainer, (data.train_vectors, stats))
+    placed_stats = training.place(trainer, stats)
     key = root_key(run.config.seed, Stream.HYPERREP)
-    start = training.begin(trainer, key, placed, placed_stats)
+    start = training.begin(trainer, key, placed_stats)
     start = training.fit_linear(trainer, start, stats, data.train_vectors)
     last: dict[str, Any] = {}
 
     def judged(params: Any) -> dict[str, float]:
         return validate(HyperRep(config, spec, params, placed_stats, run.reference), data, run.task)
 
-    for current, _, record in training.run(trainer, start, placed, placed_stats, judged):  # noqa: B007
+    steps = training.run(trainer, start, data.train_vectors, placed_stats, judged)
+    for current, _, record in steps:  # noqa: B007
         last = record or last
     return {"step": int(current.best_step)} | judged(current.best), last
 

@@ -104,11 +104,12 @@ def _hyperrep() -> dict[str, float]:
     vectors = rng.standard_normal((_VECTORS, spec.num_params), np.float32)
     trainer = hyperrep.make_trainer(config, spec)
     stats = jax.tree.map(jnp.asarray, hyperrep.statistics(config.data, spec, vectors))
-    state = hyperrep.init(trainer, jax.random.key(0))
+    state, key = hyperrep.init(trainer, jax.random.key(0)), jax.random.key(1)
+    batches = hyperrep.batches(trainer, key, vectors)(0, 1)
 
     def steps():
         nonlocal state
-        state, metrics = hyperrep.train_steps(trainer, state, vectors, stats, jnp.int32(1))
+        state, metrics = hyperrep.train_steps(trainer, state, batches, stats, jnp.int32(1))
         return metrics
 
     return {"hyperrep.train_steps": _first_beyond_second(steps)}

@@ -90,13 +90,11 @@ def prepare(stage: str, path: Path, members: int, snapshots: int) -> Callable[[]
 
     def fill() -> int:
         partial = path.with_suffix(".partial")
-        target = zoo_file.allocate(partial, spec, rows, epochs, {})
+        zoo_file.allocate(partial, spec, rows, epochs, {})
         for column in range(snapshots):
-            target.weights[rows, column] = vectors
-            for values in target.metrics.values():
-                values[rows, column] = column
-        zoo_file.seal(target)
-        zoo_file.flush(target)
+            tensors = {f"metrics/{name}": np.full(members, column) for name in zoo.METRICS}
+            zoo_file.put(partial, rows, column, tensors | {"weights": vectors})
+        zoo_file.seal(partial)
         zoo_file.publish(partial, path)
         return size
 

@@ -1,8 +1,9 @@
 """Several processes, one per host, that run the same program over all their devices.
 
 Every process computes the same decisions from the same inputs; where a clock or a file could
-make them differ, process 0 decides (`agree`). Process 0 alone writes files, into a folder that
-all of them can read. With one process every function here is free.
+make them differ, process 0 decides (`agree`). Files lie in a folder that all of them can read and
+write. Process 0 makes them; a population's each process fills with members of its own
+(`own_parts`). With one process every function here is free.
 """
 
 from pathlib import Path
@@ -93,6 +94,22 @@ def fetch(tree: Any) -> Any:
         return multihost_utils.process_allgather(leaf, tiled=True)
 
     return jax.tree.map(one, tree)
+
+
+def own_parts(arrays: dict[str, jax.Array]) -> list[tuple[int, dict[str, np.ndarray]]]:
+    """Parts, along the first axis, of equally placed arrays that lie on this process's devices: the
+    row where each begins, and its values. All processes together have every row once."""
+    shards = [
+        [shard for shard in array.addressable_shards if shard.replica_id == 0]
+        for array in arrays.values()
+    ]
+    return [
+        (
+            part[0].index[0].start or 0,
+            {n: np.asarray(x.data) for n, x in zip(arrays, part, strict=True)},
+        )
+        for part in zip(*shards, strict=True)
+    ]
 
 
 def same_number_of_each(devices: list[Any], batch: int, least: int, field: str) -> list[Any]:

@@ -15,7 +15,7 @@ import functools
 import itertools
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax.numpy as jnp
@@ -27,6 +27,7 @@ from hyperjax.types import Array, Params
 KINDS = ("conv", "dense")
 POOLS = ("", "max", "mean")
 NORMS = ("", "batch", "group")
+_BLOCK = 1024  # vectors that are looked at together
 
 
 @dataclasses.dataclass(frozen=True)
@@ -282,7 +283,7 @@ def detokenize(spec: WeightSpec, tokens: Sequence[Array]) -> Array:
 
 
 def layer_std(spec: WeightSpec, vectors: Array, floor: float = 1e-4) -> np.ndarray:
-    """Standard deviation of each layer's values over all of `vectors` [N, D], float32[layers].
+    """Standard deviation of each layer's values over all of `vectors` [N, ..., D], float32[layers].
 
     Weights and biases pooled, unbiased (n - 1), floored: the coefficients of layer-wise
     loss normalisation (paper section 3.1).
@@ -290,7 +291,18 @@ def layer_std(spec: WeightSpec, vectors: Array, floor: float = 1e-4) -> np.ndarr
     _check_last_axis(spec, vectors)
     if len(vectors) == 0:
         raise HyperJaxError("standard deviation of no vectors: the population is empty")
-    stds = [np.std(np.asarray(vectors[:, part]), ddof=1, dtype=np.float64) for part in spec.slices]
+
+    def blocks() -> Iterator[np.ndarray]:  # they may be larger than memory
+        for begin in range(0, len(vectors), _BLOCK):
+            yield np.asarray(vectors[begin : begin + _BLOCK]).reshape(-1, spec.num_params)
+
+    count = math.prod(vectors.shape[:-1])
+    mean = sum(block.sum(0, dtype=np.float64) for block in blocks()) / count
+    centre = np.concatenate([np.full(p.stop - p.start, mean[p].mean()) for p in spec.slices])
+    squares = sum(((block - centre) ** 2).sum(0) for block in blocks())
+    counts = np.array([count * (p.stop - p.start) - 1 for p in spec.slices])
+    with np.errstate(invalid="ignore", divide="ignore"):
+        stds = np.sqrt([squares[p].sum() for p in spec.slices] / counts)
     return np.maximum(stds, floor).astype(np.float32)
 
 

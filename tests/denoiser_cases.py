@@ -9,7 +9,7 @@ import numpy as np
 
 from hyperjax import symmetry
 from hyperjax.config import DenoiserConfig, GraphConfig, OptimizationConfig
-from hyperjax.diffusion import Denoiser, wiener
+from hyperjax.diffusion import Denoiser, denoiser_training, wiener
 from hyperjax.models.graph import GraphDenoiser
 from hyperjax.weights import LayerSpec, WeightSpec
 
@@ -59,6 +59,18 @@ COUNT = 201  # one fold has a member more than the others
 MEMBERS = vectors_of(MLP, COUNT)
 QUALITY = np.random.default_rng(0).uniform(0.5, 0.9, COUNT)
 QUALITY[[3, 17]] = np.nan
+
+
+def folded(members=MEMBERS, quality=QUALITY, config=CONFIG, seed=0, each=1):
+    """Members in folds, `each` vectors of every one, in units of 1."""
+    size = members.shape[-1]
+    vectors, quality = members.reshape(-1, each, size), quality.reshape(-1, each)
+    return denoiser_training.folded(config, MLP, vectors, np.ones(size, np.float32), quality, seed)
+
+
+def members_in(data):
+    """Those of each fold, float32[K, n, D]."""
+    return data.vectors.reshape(-1, data.vectors.shape[-1])[data.rows]
 
 
 def row_of(vectors, members=MEMBERS):

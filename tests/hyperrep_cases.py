@@ -67,12 +67,25 @@ STATS = hyperrep.statistics(TINY.data, SPEC, VECTORS)
 
 
 def placed(trainer):
-    return training.place(trainer, (VECTORS, STATS))
+    return training.place(trainer, STATS)
 
 
 def trained(count, trainer, state=None):
     state = training.init(trainer, KEY) if state is None else state
-    return training.train_steps(trainer, state, *placed(trainer), jnp.int32(count))
+    return after_steps(trainer, state, VECTORS, placed(trainer), count)
+
+
+def after_steps(trainer, state, vectors, stats, count):
+    """The state after so many steps, and the metrics' means."""
+    give, step, total = training.batches(trainer, state.key, vectors), int(state.step), None
+    for done in range(0, count, 10):
+        some = min(10, count - done)
+        state, means = training.train_steps(
+            trainer, state, give(step + done, 10), stats, jnp.int32(some)
+        )
+        part = jax.tree.map(lambda mean, some=some: mean * some / count, means)
+        total = part if total is None else jax.tree.map(jnp.add, total, part)
+    return state, total
 
 
 def updates_of(trainer, params):

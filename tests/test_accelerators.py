@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from denoiser_cases import CONFIG, MLP, make_denoiser, vectors_of
+from denoiser_cases import CONFIG, MLP, folded, make_denoiser, vectors_of
 from hyperrep_cases import SPEC, TINY
 from jax import export
 
@@ -55,14 +55,17 @@ def train_autoencoder():
     layers = jnp.zeros(len(SPEC.layers))
     stats = Statistics(jnp.zeros(SPEC.num_params), layers, layers)
     fn = functools.partial(training.train_steps, trainer)
-    return fn, (state, jnp.zeros((64, SPEC.num_params)), stats, jnp.int32(3))
+    vectors = jnp.zeros((3, TINY.training.batch_size, SPEC.num_params))
+    return fn, (state, vectors, stats, jnp.int32(3))
 
 
 def train_denoiser():
     trainer = denoiser_training.make_trainer(CONFIG, MLP)
     state = jax.eval_shape(lambda: denoiser_training.init(trainer, KEY))
-    data = denoiser_training.folded(CONFIG, MLP, vectors_of(MLP, 40), np.ones(40), seed=0)
-    return functools.partial(denoiser_training.train_steps, trainer), (state, data, jnp.int32(3))
+    data = folded(vectors_of(MLP, 40), np.ones(40))
+    drawn = denoiser_training.members_of(trainer, KEY, data)(0, 3)
+    fn = functools.partial(denoiser_training.train_steps, trainer)
+    return fn, (state, drawn, data.unit, data.wieners, jnp.int32(3))
 
 
 def sample(deterministic):

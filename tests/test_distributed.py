@@ -101,3 +101,17 @@ def test_what_is_shared_keeps_its_values():
     jax.tree.map(np.testing.assert_array_equal, fetched, SHARED)
     doubled = jax.jit(lambda tree: jax.tree.map(lambda x: x + x, tree))(placed)
     np.testing.assert_array_equal(doubled["large"], 2 * SHARED["large"])
+
+
+@pytest.mark.parametrize("axes", [("a", "b"), ("a",), ()])
+def test_own_parts_are_the_whole_array_once(axes):
+    """Also where devices hold the same rows."""
+    mesh = Mesh(np.asarray(jax.devices()).reshape(2, 2), ("a", "b"))
+    arrays = {"x": np.arange(24.0).reshape(8, 3), "y": np.arange(8)}
+    sharding = NamedSharding(mesh, P(axes or None))
+    parts = distributed.own_parts(jax.device_put(arrays, sharding))
+    assert [first for first, _ in parts] == list(range(0, 8, 8 // len(parts)))
+    assert len(parts) == 2 ** len(axes)
+    for name, values in arrays.items():
+        found = np.concatenate([tensors[name] for _, tensors in parts])
+        np.testing.assert_array_equal(found, values)

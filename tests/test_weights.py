@@ -132,6 +132,14 @@ def test_layer_std_on_the_published_check():
     np.testing.assert_allclose(weights.layer_std(spec, same), [1e-4, 9.8319], rtol=1e-5)
 
 
+def test_layer_std_of_members_block_by_block(monkeypatch):
+    monkeypatch.setattr(weights, "_BLOCK", 3)
+    rng = np.random.default_rng(0)
+    values = np.float32(rng.normal(5, 2, (10, 2, TINY.num_params)))
+    expected = [np.std(np.float64(values[..., part]), ddof=1) for part in TINY.slices]
+    np.testing.assert_allclose(weights.layer_std(TINY, values), expected, rtol=1e-6)
+
+
 def test_errors():
     with pytest.raises(HyperJaxError, match=r"have 28 values.* has 29"):
         weights.unflatten(TINY, np.zeros((2, 28)))

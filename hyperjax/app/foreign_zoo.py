@@ -111,7 +111,7 @@ def _measure(path: Path, task: Task, epochs: tuple[int, ...]) -> None:
         target = zoo_file.read(path, writable=True)
         for name, values in found.items():
             target.metrics[name][:] = values
-        zoo_file.seal(target, names=[f"metrics/{name}" for name in found])
+        zoo_file.seal(path, names=[f"metrics/{name}" for name in found])
         zoo_file.flush(target)
 
 

@@ -252,11 +252,11 @@ def _finish(
                 short.second_moments[rows] = target.second_moments[rows]
             for name in METRICS:
                 short.metrics[name][rows] = target.metrics[name][rows]
-        zoo_file.seal(short)
+        zoo_file.seal(whole)
         zoo_file.flush(short)
         zoo_file.publish(whole, output)
     else:
-        zoo_file.seal(target)
+        zoo_file.seal(partial)
         zoo_file.flush(target)
         zoo_file.publish(partial, output)
     return zoo_file.read(output)

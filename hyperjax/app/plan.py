@@ -10,7 +10,7 @@ import jax
 from rich.table import Table
 
 from hyperjax import cost
-from hyperjax.app import machine
+from hyperjax.app import aligned, machine
 from hyperjax.app.machine import on_cpu
 from hyperjax.app.progress import console
 from hyperjax.config import AutoencoderConfig, Config, DenoiserConfig, ZooConfig
@@ -97,9 +97,9 @@ def autoencoder_stage(
     used = used_devices(config, spec)
     local = sum(device.process_index == jax.process_index() for device in used)
     samples = zoo.split[0] * zoo.num_members * len(config.data.epochs_seen)
-    held, copies = _copied(4 * samples * spec.num_params, local)
+    held, copies, disk = _learned_from(samples, spec, local)
     memory = cost.autoencoder_bytes(config, spec, len(used)) + held
-    disk = 2 * 4 * 5 * cost.autoencoder_params(config.architecture, spec)  # two checkpoints
+    disk += 2 * 4 * 5 * cost.autoencoder_params(config.architecture, spec)  # two checkpoints
     work = config.training.steps * cost.autoencoder_flops(config, spec)
     return Stage(name, work, memory, local, "config field autoencoder", disk, copies)
 
@@ -111,7 +111,7 @@ def denoiser_stage(config: DenoiserConfig, zoo: ZooConfig, spec: WeightSpec) -> 
     local = min(jax.local_device_count(), max(1, config.training.batch_size // 8))
     batch = math.ceil(config.training.batch_size / local)  # of a device
     examples = min(examples_at_once(config, platform), batch)
-    held, copies = _copied(4 * samples * spec.num_params, local)
+    held, copies, _ = _learned_from(samples, spec, local)
     memory = cost.denoiser_bytes(config, spec, int(samples), examples) + held
     work = config.training.steps * cost.denoiser_flops(config, spec)
     return Stage(
@@ -126,6 +126,13 @@ def reading_stage(name: str, models: Zoo, config: Config, num_samples: int) -> S
     memory, copies = _copied(4 * seen * models.spec.num_params, 1)
     memory += 2 * 4 * num_samples * models.spec.num_params  # as drawn, and as measured
     return Stage(name, math.nan, memory, 1, "--num_samples", 0.0, copies)
+
+
+def _learned_from(samples: float, spec: WeightSpec, devices: int) -> tuple[float, float, float]:
+    """`_copied` of the weights that a model learns from, and bytes of the disk: where they lie in a
+    file, none of them are in memory but those that are just used."""
+    size = 4 * samples * spec.num_params
+    return (0.0, 0.0, size) if aligned.in_file(size) else (*_copied(size, devices), 0.0)
 
 
 def _copied(size: float, devices: int) -> tuple[float, float]:

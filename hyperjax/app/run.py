@@ -12,7 +12,7 @@ import numpy as np
 
 from hyperjax import config as config_lib
 from hyperjax import zoo
-from hyperjax.app import foreign_zoo
+from hyperjax.app import aligned, foreign_zoo
 from hyperjax.config import VARIANTS, AutoencoderConfig, Config, override
 from hyperjax.data.images import ImageData, load_images
 from hyperjax.diffusion import Denoiser
@@ -100,7 +100,7 @@ class Run:
     @cached_property
     def data(self) -> WeightData:
         seen = self.config.autoencoder.data
-        return weight_data.load(seen, self.zoo, self.split, self.reference)
+        return aligned.load(self.folder, seen, self.zoo, self.split, self.reference)
 
     @cached_property
     def train_models(self) -> TrainModels:

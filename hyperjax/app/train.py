@@ -232,20 +232,22 @@ def make_hyperrep(name: str, run: Run) -> None:
 
 def chosen(config: Any, best_step: int) -> str:
     """Which step of an autoencoder is used, and what that means."""
-    text = f"step {best_step} of {config.training.steps}"
+    text, learned = f"step {best_step} of {config.training.steps}", "attention"
+    if config.architecture.network == "graph":
+        learned = "graph network"
     if not best_step and config.architecture.linear_path:
-        text += ", principal components only: the attention has no part in it"
+        text += f", principal components only: the {learned} has no part in it"
     return text
 
 
 def _train(name: str, trainer: Trainer, stats: Any, run: Run, checkpoints: Path) -> Progress:
     c, data = trainer.config.training, run.data
     task = run.task if run.has_images else None
-    placed, placed_stats = training.place(trainer, (data.train_vectors, stats))
+    placed_stats = training.place(trainer, stats)
     key = root_key(run.config.seed, Stream.HYPERREP)
 
     def begin() -> Progress:
-        return training.begin(trainer, key, placed, placed_stats)
+        return training.begin(trainer, key, placed_stats)
 
     def fitted(begun: Progress) -> Progress:
         return training.fit_linear(trainer, begun, stats, data.train_vectors)
@@ -255,7 +257,7 @@ def _train(name: str, trainer: Trainer, stats: Any, run: Run, checkpoints: Path)
         return validate(model, data, task)
 
     def steps(begun: Progress) -> Any:
-        return training.run(trainer, begun, placed, placed_stats, judged)
+        return training.run(trainer, begun, data.train_vectors, placed_stats, judged)
 
     about = Stage(
         f"hyperrep/{name}", f"hyper-representation {name}", run.folder, checkpoints, c.steps,

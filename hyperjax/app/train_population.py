@@ -65,7 +65,7 @@ def _train(
     size = size or chunk_size(config, task, len(recipe.members))
     # A checkpoint belongs to one way of cutting the population into chunks, on any devices.
     partial, checkpoints = path.with_suffix(".partial"), all_checkpoints / str(size)
-    target, done = _resume(partial, checkpoints, recipe, task.engine.spec)
+    done = _resume(partial, checkpoints, recipe, task.engine.spec)
     chunks = np.split(np.arange(len(recipe.members)), range(size, len(recipe.members), size))
     steps = max(int(recipe.epochs[-1]), 1)  # of a chunk
     with progress.bar(title, len(chunks) * steps, done) as advance:
@@ -80,21 +80,21 @@ def _train(
             waiting: list[Snapshot] = []  # at most one, of which the devices may not be done
             for state, snapshot in lockstep.train(task, recipe, begin, hyper, max(done - first, 0)):
                 # Writing lags an epoch behind: the devices work while it waits for them.
-                _write(target, rows, waiting, advance)
+                _write(partial, recipe, rows, waiting, advance)
                 waiting = [snapshot]
                 due = time.monotonic() - saved >= config.checkpoint_seconds
                 whole = snapshot.step == steps and number + 1 < len(chunks)
                 if snapshot.step and (stop.requested(due) or whole):
-                    _write(target, rows, waiting, advance)
+                    _write(partial, recipe, rows, waiting, advance)
                     waiting = []
-                    if target is not None:
-                        zoo_file.flush(target)
+                    zoo_file.sync(partial)
                     checkpoint.save(checkpoints, first + snapshot.step, state)
                     saved = time.monotonic()
                     stop.leave()
-            _write(target, rows, waiting, advance)
-    if target is not None:
-        zoo_file.flush(target)
+            _write(partial, recipe, rows, waiting, advance)
+    zoo_file.sync(partial)
+    distributed.barrier(f"{partial} is whole")
+    if distributed.is_writer():
         zoo_file.publish(partial, path)
 
 
@@ -131,16 +131,16 @@ def repair_population(path: Path, recipe: Recipe, config: Config, task: Task, ti
         return
     rows = np.unique(np.concatenate([[], *found.values()])).astype(int)
     distributed.barrier(f"{path} is checked")
-    target = zoo_file.read(path, writable=True) if distributed.is_writer() else None
     if len(rows):
-        _train_rows(target, rows, recipe, config, task, title)
+        _train_rows(path, rows, recipe, config, task, title)
+    zoo_file.sync(path)
     distributed.barrier(f"{path} is repaired")
     left = zoo_file.damaged(path)
     others = np.unique(np.concatenate([[], *left.values()])).astype(int)
     distributed.barrier(f"{path} is checked again")
-    if target is not None:
-        zoo_file.seal(target, others)
-        zoo_file.flush(target)
+    if distributed.is_writer():
+        zoo_file.seal(path, others)
+        zoo_file.sync(path)
     text = f"trained members in rows {checksums.ranges(rows)} anew" if len(rows) else "is whole"
     if len(others):
         text += f"; {checksums.ranges(others)} are no more what they were to the bit"
@@ -171,7 +171,7 @@ def _restore_frame(path: Path, recipe: Recipe, spec: WeightSpec) -> None:
 
 
 def _train_rows(
-    target: Zoo | None, rows: np.ndarray, recipe: Recipe, config: Config, task: Task, title: str
+    path: Path, rows: np.ndarray, recipe: Recipe, config: Config, task: Task, title: str
 ) -> None:
     """Where members run one after another, the program of one does not depend on their number, if
     they are no fewer than the devices; where they run at once it does. As many are trained as
@@ -184,7 +184,7 @@ def _train_rows(
         for part in parts:
             state, hyper = lockstep.start(task, recipe, config.zoo.training, part, size)
             for _, snapshot in lockstep.train(task, recipe, state, hyper):
-                _write(target, part, [snapshot], advance, seal=False)
+                _write(path, recipe, part, [snapshot], advance, seal=False)
 
 
 def _is_of(models: Zoo, recipe: Recipe, spec: WeightSpec) -> bool:
@@ -205,51 +205,50 @@ def _comparable(info: dict[str, Any]) -> dict[str, Any]:
     return info | {"zoo": content(build(ZooConfig, info["zoo"], "zoo."))}
 
 
-def _resume(
-    partial: Path, checkpoints: Path, recipe: Recipe, spec: WeightSpec
-) -> tuple[Zoo | None, int]:
-    """The file to fill, and how many epochs (over all chunks) it already holds.
-
-    Process 0 decides, and it alone has the file.
-    """
-    target, done = None, checkpoint.latest_step(checkpoints)
+def _resume(partial: Path, checkpoints: Path, recipe: Recipe, spec: WeightSpec) -> int:
+    """See to it that there is a file to fill. Returns how many epochs (over all chunks) it already
+    holds. Process 0 decides."""
+    done = checkpoint.latest_step(checkpoints)
     distributed.barrier("the checkpoint is found")  # before process 0 may remove it
     if distributed.is_writer():
-        if done is not None and partial.exists():
-            target = zoo_file.read(partial, writable=True)
-        if target is None or not _is_of(target, recipe, spec):
+        begun = done is not None and partial.exists()
+        # writable: what is small and only read is checked, and this is not sealed yet
+        if not begun or not _is_of(zoo_file.read(partial, writable=True), recipe, spec):
             files.remove(checkpoints.parent)
-            target = zoo_file.allocate(
+            zoo_file.allocate(
                 partial, spec, recipe.members, recipe.epochs, recipe.info, moments=recipe.moments
             )
+            zoo_file.sync(partial)  # what is left in its memory map would cover others' members
             done = 0
-    return target, distributed.agree(done or 0)
+    return distributed.agree(done or 0)
 
 
 def _write(
-    target: Zoo | None,
+    path: Path,
+    recipe: Recipe,
     rows: np.ndarray,
     snapshots: list[Snapshot],
     advance: Callable[[int, str], None],
     *,
     seal: bool = True,
 ) -> None:
-    """Wait for snapshots, write them into the zoo file, with the members' checksums after the last
-    one, and tell the progress bar."""
+    """Wait for snapshots, write this process's members of them into the zoo file, with their
+    checksums after the last one, and tell the progress bar."""
     for epoch, step, vectors, metrics, moments in snapshots:
         note = ""
         values = {name: value[: len(rows)] for name, value in distributed.fetch(metrics).items()}
         if vectors is not None:
-            vectors, moments = distributed.fetch((vectors, moments))
             accuracy = values["val_accuracy"]
             note = f"epoch {epoch}, validation accuracy {100 * np.nanmean(accuracy):.1f} %"
-            if target is not None:
-                column = int(np.searchsorted(target.epochs, epoch))
-                target.weights[rows, column] = vectors[: len(rows)]
-                if moments is not None:
-                    target.second_moments[rows, column] = moments[: len(rows)]
-                for name in zoo.METRICS:
-                    target.metrics[name][rows, column] = values[name]
-                if seal and epoch == target.epochs[-1]:
-                    zoo_file.seal(target, rows)
+            column = int(np.searchsorted(recipe.epochs, epoch))
+            kept = {"weights": vectors} | ({} if moments is None else {"second_moments": moments})
+            for first, tensors in distributed.own_parts(kept):
+                own = rows[first : first + len(tensors["weights"])]  # what follows them is padding
+                tensors = {name: found[: len(own)] for name, found in tensors.items()}
+                tensors |= {
+                    f"metrics/{n}": values[n][first : first + len(own)] for n in zoo.METRICS
+                }
+                zoo_file.put(path, own, column, tensors)
+                if seal and epoch == recipe.epochs[-1]:
+                    zoo_file.seal(path, own)
         advance(min(step, 1), note)

@@ -28,6 +28,7 @@ from hyperjax.weights import WeightSpec
 
 LEVELS = (0.15, 0.3, 0.6, 1.0, 1.5)  # at which denoisers are compared
 _MICRO_BATCH = 4  # examples whose activations stay in a core's cache
+_DRAWN = 500  # steps whose members are drawn together
 
 
 class TrainState(NamedTuple):
@@ -51,11 +52,13 @@ class Trainer(NamedTuple):
 
 
 class Data(NamedTuple):
-    """Train members in K folds, in units of layer standard deviations, and what denoises the
-    members of each fold linearly: fitted on all others, or on all with one fold."""
+    """Train members in K folds, and what denoises the members of each fold linearly: fitted on all
+    others, or on all with one fold."""
 
-    members: Array  # float32[K, n, D]
-    quantiles: Array  # float32[K, n], of their quality; negative where unknown
+    vectors: Array  # float32[M, E, D], as they are; they stay on the host, or in a file
+    unit: np.ndarray  # float32[D], in which they are denoised
+    rows: np.ndarray  # int[K, n], of the M * E vectors those of each fold
+    quantiles: np.ndarray  # float32[K, n], of their quality; negative where unknown
     wieners: Wiener  # of arrays [K, ...]
 
 
@@ -68,42 +71,51 @@ def make_trainer(config: DenoiserConfig, spec: WeightSpec, devices: Any = None) 
     return Trainer(config, spec, mesh)
 
 
-def whole(config: DenoiserConfig, spec: WeightSpec, vectors: np.ndarray) -> Wiener:
-    """The Wiener denoiser of members float32[N, D], in units of `scale`. An equivariant denoiser's
-    commutes with the symmetries as well (`wiener.fit_orbits`)."""
+def whole(
+    config: DenoiserConfig,
+    spec: WeightSpec,
+    vectors: Array,
+    unit: np.ndarray,
+    rows: np.ndarray | None = None,
+) -> Wiener:
+    """The Wiener denoiser of the members float32[M, E, D] in `rows` (None: all), in units of
+    float32[D]. An equivariant denoiser's commutes with the symmetries as well
+    (`wiener.fit_orbits`); for it all members are read into memory."""
     if config.graph.equivariant:
-        return wieners.fit_orbits(spec, vectors)
-    return wieners.fit(vectors, None if config.shrink else 0.0)
+        seen = np.asarray(vectors if rows is None else vectors[rows])
+        return wieners.fit_orbits(spec, seen.reshape(-1, spec.num_params) / unit[None])
+    return wieners.fit(vectors, None if config.shrink else 0.0, rows=rows, unit=unit)
 
 
 def folded(
     config: DenoiserConfig,
     spec: WeightSpec,
-    vectors: np.ndarray,
+    vectors: Array,
+    unit: np.ndarray,
     quality: np.ndarray,
     seed: int,
-    each: int = 1,
 ) -> Data:
-    """Split members float32[N, D], in units of `scale`, into folds, and fit the Wiener denoisers.
+    """Split members float32[M, E, D] into folds, and fit Wiener denoisers in units of float32[D].
 
-    `quality` float[N] is NaN where unknown; quantiles are those of ranks, ties in the middle. Of
-    every member there are `each` vectors, one after another, which stay together.
+    `quality` float[M, E] is NaN where unknown; quantiles are those of ranks, ties in the middle.
+    The E vectors of a member stay together.
 
     With fewer members than weights, a Wiener denoiser knows its own members far better than others:
     a network that adds to it would learn nothing that carries over.
     """
-    members, quantiles = len(vectors) // each, _quantiles(quality)
-    count = min(config.folds, members // 2)
+    members, each, size = vectors.shape
+    quantiles, count = _quantiles(quality.reshape(-1)), min(config.folds, members // 2)
     if count < 2:
-        fitted = whole(config, spec, vectors)
-        return Data(vectors[None], quantiles[None], Wiener(*(leaf[None] for leaf in fitted)))
-    order = np.random.default_rng(seed).permutation(members)
-    rows = np.arange(len(vectors)).reshape(members, each)
-    parts = [rows[part].ravel() for part in np.array_split(order, count)]
-    fitted = (whole(config, spec, np.delete(vectors, part, axis=0)) for part in parts)
-    most = max(len(part) for part in parts)
-    rows = np.stack([np.resize(part, most) for part in parts])  # a smaller fold repeats its first
-    return Data(vectors[rows], quantiles[rows], _stacked(fitted, count, min(vectors.shape)))
+        fitted = Wiener(*(leaf[None] for leaf in whole(config, spec, vectors, unit)))
+        return Data(vectors, unit, np.arange(members * each)[None], quantiles[None], fitted)
+    parts = np.array_split(np.random.default_rng(seed).permutation(members), count)
+    others = (np.delete(np.arange(members), part) for part in parts)
+    fitted = (whole(config, spec, vectors, unit, those) for those in others)
+    flat = [(part[:, None] * each + np.arange(each)).ravel() for part in parts]
+    most = max(len(part) for part in flat)
+    rows = np.stack([np.resize(part, most) for part in flat])  # a smaller fold repeats its first
+    stacked = _stacked(fitted, count, min(members * each, size))
+    return Data(vectors, unit, rows, quantiles[rows], stacked)
 
 
 def _quantiles(quality: np.ndarray) -> np.ndarray:
@@ -164,21 +176,70 @@ class Batch(NamedTuple):
     quantile: Array  # float32[B]
 
 
-def draw_batch(trainer: Trainer, key: Key, data: Data) -> Batch:
-    """Members of one fold with noise, of levels that are log-uniform between the two of the
-    configuration."""
-    c, sharding = trainer.config, NamedSharding(trainer.mesh, P("batch"))
-    key_fold, key_rows, key_level, key_noise, key_hide = jax.random.split(key, 5)
-    size = c.training.batch_size
-    fold = jax.random.randint(key_fold, (), 0, len(data.members))
-    rows = jax.random.randint(key_rows, (size,), 0, data.members.shape[1])
-    clean = lax.with_sharding_constraint(data.members[fold, rows], sharding)
+class Drawn(NamedTuple):
+    """The members of some steps, on the trainer's devices."""
+
+    fold: Array  # int32[S]
+    vectors: Array  # float32[S, B, D], as they are
+    quantile: Array  # float32[S, B]
+
+
+@functools.partial(jax.jit, static_argnames=("size", "folds", "members"))
+def _drawn(key: Key, first: Array, size: int, folds: int, members: int) -> tuple[Array, Array]:
+    """Folds int32[_DRAWN] and members in them int32[_DRAWN, size] of steps from `first` on."""
+
+    def one(step):
+        key_fold, key_rows, *_ = jax.random.split(jax.random.fold_in(key, step), 5)
+        fold = jax.random.randint(key_fold, (), 0, folds)
+        return fold, jax.random.randint(key_rows, (size,), 0, members)
+
+    return jax.vmap(one)(first + jnp.arange(_DRAWN))
+
+
+def members_of(trainer: Trainer, key: Key, data: Data) -> Callable[[int, int], Drawn]:
+    """`give(step, count)`, the members of so many steps, each of one fold. They depend on the key
+    and the step alone. Each process reads of `data.vectors` what its own devices want."""
+    bits = np.asarray(jax.random.key_data(key))  # a copy: those of a state are donated
+    key = jax.random.wrap_key_data(bits, impl=jax.random.key_impl(key))
+    size, vectors = trainer.config.training.batch_size, np.asarray(data.vectors)
+    split = NamedSharding(trainer.mesh, P(None, "batch"))
+
+    @functools.lru_cache(maxsize=2)
+    def block(number: int) -> tuple[np.ndarray, np.ndarray]:
+        found = _drawn(key, np.int32(number * _DRAWN), size, *data.rows.shape)
+        return tuple(np.asarray(leaf) for leaf in found)
+
+    def give(step: int, count: int) -> Drawn:
+        places = [divmod(number, _DRAWN) for number in range(step, step + count)]
+        fold = np.array([block(number)[0][i] for number, i in places], np.int32)
+        members = np.stack([block(number)[1][i] for number, i in places])
+        rows, quantile = data.rows[fold[:, None], members], data.quantiles[fold[:, None], members]
+
+        def of_device(index: tuple[slice, ...]) -> np.ndarray:
+            return vectors[np.divmod(rows[index[:2]], vectors.shape[1])]
+
+        shape = (*rows.shape, vectors.shape[2])
+        return Drawn(
+            distributed.put(fold, NamedSharding(trainer.mesh, P())),
+            jax.make_array_from_callback(shape, split, of_device),
+            distributed.put(quantile, split),
+        )
+
+    return give
+
+
+def draw_batch(trainer: Trainer, key: Key, drawn: Drawn, unit: Array, folds: Wiener) -> Batch:
+    """The members of one step in units of float32[D], with noise, of levels that are log-uniform
+    between the two of the configuration."""
+    c = trainer.config
+    *_, key_level, key_noise, key_hide = jax.random.split(key, 5)
+    clean = drawn.vectors / unit[None]
     low, high = math.log(c.sigma_min), math.log(c.sigma_max)
-    sigma = jnp.exp(jax.random.uniform(key_level, (size,), minval=low, maxval=high))
+    sigma = jnp.exp(jax.random.uniform(key_level, clean.shape[:1], minval=low, maxval=high))
     noisy = clean + sigma[:, None] * jax.random.normal(key_noise, clean.shape)
-    wiener = jax.tree.map(lambda leaf: leaf[fold], data.wieners)
-    hidden = jax.random.bernoulli(key_hide, c.unconditional, (size,))
-    quantile = jnp.where(hidden, UNKNOWN, data.quantiles[fold, rows])
+    wiener = jax.tree.map(lambda leaf: leaf[drawn.fold], folds)
+    hidden = jax.random.bernoulli(key_hide, c.unconditional, clean.shape[:1])
+    quantile = jnp.where(hidden, UNKNOWN, drawn.quantile)
     return Batch(clean, noisy, wieners.denoise(wiener, noisy, sigma), sigma, quantile)
 
 
@@ -223,9 +284,11 @@ def _grads(trainer: Trainer, params: Params, batch: Batch) -> tuple[Array, Param
     return sharded(params, batch)
 
 
-def _step(trainer: Trainer, state: TrainState, data: Data) -> tuple[TrainState, dict[str, Array]]:
+def _step(
+    trainer: Trainer, state: TrainState, drawn: Drawn, unit: Array, folds: Wiener
+) -> tuple[TrainState, dict[str, Array]]:
     c = trainer.config
-    batch = draw_batch(trainer, jax.random.fold_in(state.key, state.step), data)
+    batch = draw_batch(trainer, jax.random.fold_in(state.key, state.step), drawn, unit, folds)
     loss, grads = _grads(trainer, state.trained, batch)
     updates, opt_state = optimizer(c.training).update(grads, state.opt_state, state.trained)
     trained = optax.apply_updates(state.trained, updates)
@@ -238,14 +301,16 @@ def _step(trainer: Trainer, state: TrainState, data: Data) -> tuple[TrainState, 
 
 @functools.partial(jax.jit, static_argnames="trainer", donate_argnames="state")
 def train_steps(
-    trainer: Trainer, state: TrainState, data: Data, count: Array
+    trainer: Trainer, state: TrainState, drawn: Drawn, unit: Array, folds: Wiener, count: Array
 ) -> tuple[TrainState, dict[str, Array]]:
-    """`count` steps; returns the metrics' means. Batches depend on (key, step) alone. `count` is
-    traced: one compilation serves all. `state` is donated."""
+    """`count` steps, on members drawn for so many or more, with `Data`'s unit and Wiener denoisers
+    on the devices; returns the metrics' means. `count` is traced: one compilation serves all.
+    `state` is donated."""
 
-    def body(_, carry):
+    def body(number, carry):
         state, sums = carry
-        state, metrics = _step(trainer, state, data)
+        of_step = jax.tree.map(lambda leaf: leaf[number], drawn)
+        state, metrics = _step(trainer, state, of_step, unit, folds)
         return state, jax.tree.map(jnp.add, sums, metrics)
 
     sums = {"loss": jnp.float32(0), "grad_norm": jnp.float32(0)}

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from hyperjax import distributed, weights
@@ -15,7 +16,7 @@ from hyperjax.diffusion.wiener import Wiener
 from hyperjax.hyperrep import weight_data
 from hyperjax.hyperrep.fit import split_for_fit
 from hyperjax.hyperrep.losses import slot_scale
-from hyperjax.hyperrep.training import place, run_steps
+from hyperjax.hyperrep.training import STEPS_PER_CALL, place, run_steps
 from hyperjax.types import Array, Key, Params
 from hyperjax.weights import WeightSpec
 from hyperjax.zoo import Zoo
@@ -27,7 +28,7 @@ class Prepared(NamedTuple):
     trainer: Trainer
     scale: np.ndarray  # float32[layers]
     wiener: Wiener  # of all train members
-    data: Data  # placed on the trainer's devices
+    data: Data
     judged: Callable[[Params], dict[str, float]]
     val: np.ndarray  # float32[V, D], in units of `scale`
 
@@ -49,22 +50,28 @@ def prepare(
       seed: of the split into folds.
     """
     each = min(config.snapshots, train.shape[1])
-    seen = np.asarray(train[:, -each:], np.float32).reshape(-1, spec.num_params)
+    seen = train[:, -each:]
     scale = weights.layer_std(spec, seen)
-    unit = np.asarray(slot_scale(spec, scale))[None]
-    seen, held_out = seen / unit, np.asarray(val[:, -1], np.float32) / unit
+    unit = np.asarray(slot_scale(spec, scale))
+    held_out = np.asarray(val[:, -1], np.float32) / unit[None]
     trainer = training.make_trainer(config, spec)
-    wiener = training.whole(config, spec, seen)
-    folds = training.folded(config, spec, seen, quality[:, -each:].reshape(-1), seed, each)
-    judged = training.judge(trainer, wiener, seen, held_out)
-    return Prepared(trainer, scale, wiener, place(trainer, folds), judged, held_out)
+    wiener = training.whole(config, spec, seen, unit)
+    folds = training.folded(config, spec, seen, unit, quality[:, -each:], seed)
+    known = np.asarray(seen[: -(-len(val) // each)], np.float32).reshape(-1, spec.num_params)
+    judged = training.judge(trainer, wiener, known[: len(val)] / unit[None], held_out)
+    return Prepared(trainer, scale, wiener, folds, judged, held_out)
 
 
 def steps(prepared: Prepared, begun: training.Progress) -> Any:
     """The training itself, see `hyperrep.training.run_steps`."""
 
-    def some(state, count):
-        return training.train_steps(prepared.trainer, state, prepared.data, count)
+    trainer, data = prepared.trainer, prepared.data
+    give = training.members_of(trainer, begun.state.key, data)
+    unit, folds = place(trainer, (data.unit, data.wieners))
+
+    def some(state, step, count):
+        drawn = give(step, STEPS_PER_CALL)
+        return training.train_steps(trainer, state, drawn, unit, folds, jnp.int32(count))
 
     return run_steps(prepared.trainer, begun, some, prepared.judged, "denoiser")
 

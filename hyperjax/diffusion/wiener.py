@@ -12,6 +12,9 @@ far below that of members it has not seen. Hence it is shrunk, C = (1 - a) S + a
 intensity a of Ledoit and Wolf (2004).
 """
 
+import functools
+import math
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import jax.numpy as jnp
@@ -21,6 +24,8 @@ from hyperjax import symmetry, weights
 from hyperjax.errors import HyperJaxError
 from hyperjax.types import Array
 from hyperjax.weights import WeightSpec
+
+_BLOCK = 1024  # members that are looked at together
 
 
 class Wiener(NamedTuple):
@@ -35,27 +40,42 @@ class Wiener(NamedTuple):
     rest: Array  # float32[], or float32[D] where there are no axes
 
 
-def fit(vectors: Array, shrinkage: float | None = None) -> Wiener:
-    """Mean and shrunk covariance (divisor N) of vectors float32[N, D].
+def fit(
+    vectors: Array,
+    shrinkage: float | None = None,
+    *,
+    rows: Array | None = None,
+    unit: Array | None = None,
+) -> Wiener:
+    """Mean and shrunk covariance (divisor N) of vectors float32[N, D], or [M, E, D] of M members.
 
     Args:
+      vectors: may be the memory map of a file that is larger than memory.
       shrinkage: the intensity a in [0, 1]; None: that of Ledoit and Wolf.
+      rows: int[n], those along the first axis that count; None: all of them.
+      unit: float32[D], what they are divided by; None: nothing.
 
     Raises HyperJaxError for fewer than two vectors.
     """
-    vectors = np.asarray(vectors)
-    count, size = vectors.shape
+    rows, size = np.arange(len(vectors)) if rows is None else rows, vectors.shape[-1]
+    count = len(rows) * math.prod(vectors.shape[1:-1])
     if count < 2:
         raise HyperJaxError(f"a covariance of {count} networks; expected at least 2")
-    mean = vectors.mean(axis=0, dtype=np.float64)
-    centred = vectors - mean.astype(np.float32)[None]
-    if shrinkage is None:
-        from sklearn.covariance import ledoit_wolf_shrinkage
-
-        shrinkage = float(ledoit_wolf_shrinkage(centred, assume_centered=True))
+    blocks = functools.partial(_blocks, vectors, rows, unit)
+    mean = sum(block.sum(axis=0, dtype=np.float64) for block in blocks(np.zeros(size))) / count
+    wide, fourth = count <= size, 0.0  # the latter: the mean of the norms to the fourth
     # of the smaller of the two products, of which both have the same eigenvalues
-    wide = count <= size
-    product = (centred @ centred.T if wide else centred.T @ centred).astype(np.float64) / count
+    if wide:
+        centred = np.concatenate([*blocks(mean)])
+        product = (centred @ centred.T).astype(np.float64) / count
+        fourth = float(np.sum(np.diag(product) ** 2)) * count
+    else:
+        product = np.zeros((size, size))
+        for block in blocks(mean):
+            product += (block.T @ block).astype(np.float64) / count
+            fourth += float(np.sum(np.sum(block**2, axis=1, dtype=np.float64) ** 2)) / count
+    if shrinkage is None:
+        shrinkage = _ledoit_wolf(product, fourth, count, size)
     variances, axes = np.linalg.eigh(product)
     total = max(float(variances.sum()), 0.0)
     kept = variances > 1e-7 * variances[-1]
@@ -65,6 +85,29 @@ def fit(vectors: Array, shrinkage: float | None = None) -> Wiener:
     rest = shrinkage * total / size
     values = (mean, axes, (1 - shrinkage) * variances + rest, rest)
     return Wiener(*(np.asarray(value, np.float32) for value in values))
+
+
+def _blocks(
+    vectors: Array, rows: np.ndarray, unit: Array | None, centre: Array
+) -> Iterator[np.ndarray]:
+    """Vectors float32[n, D] of some members at a time, divided, less the centre."""
+    for begin in range(0, len(rows), _BLOCK):
+        block = np.asarray(vectors[rows[begin : begin + _BLOCK]], np.float32)
+        block = block.reshape(-1, block.shape[-1])
+        yield (block if unit is None else block / unit[None]) - centre.astype(np.float32)[None]
+
+
+def _ledoit_wolf(product: np.ndarray, fourth: float, count: int, size: int) -> float:
+    """The intensity of Ledoit and Wolf (2004, section 3.3), of what sums up block by block.
+
+    Args:
+      product: the covariance S, or another matrix of its eigenvalues that are not 0.
+      fourth: the mean of the vectors' norms to the fourth.
+    """
+    squares = float(np.sum(product**2))  # of all eigenvalues
+    apart = squares - float(np.trace(product)) ** 2 / size  # of S from a multiple of I
+    error = min(max((fourth - squares) / count, 0.0), apart)
+    return error / apart if error > 0 else 0.0
 
 
 def fit_orbits(spec: WeightSpec, vectors: Array) -> Wiener:

@@ -15,4 +15,11 @@ from hyperjax.hyperrep.model import (
     reconstruct,
     statistics,
 )
-from hyperjax.hyperrep.training import Trainer, TrainState, init, make_trainer, train_steps
+from hyperjax.hyperrep.training import (
+    Trainer,
+    TrainState,
+    batches,
+    init,
+    make_trainer,
+    train_steps,
+)

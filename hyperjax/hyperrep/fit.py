@@ -56,15 +56,16 @@ def fit_hyperrep(
     data = weight_data.load(data_config, together, parts, reference)
     trainer = training.make_trainer(config, members.spec)
     stats = statistics(config.data, members.spec, data.train_vectors)
-    placed, placed_stats = training.place(trainer, (data.train_vectors, stats))
-    start = training.begin(trainer, key_train, placed, placed_stats)
+    placed_stats = training.place(trainer, stats)
+    start = training.begin(trainer, key_train, placed_stats)
     start = training.fit_linear(trainer, start, stats, data.train_vectors)
 
     def judged(params) -> dict[str, float]:
         return validate(HyperRep(config, members.spec, params, placed_stats, reference), data)
 
     progress = start
-    for progress, _, record in training.run(trainer, start, placed, placed_stats, judged):  # noqa: B007
+    steps = training.run(trainer, start, data.train_vectors, placed_stats, judged)
+    for progress, _, record in steps:  # noqa: B007
         if record is not None and on_eval is not None:
             on_eval(record)
     best = jax.device_put(distributed.fetch(progress.best))  # bound to no device, as those read
@@ -99,7 +100,8 @@ def validate(hyperrep: HyperRep, data: WeightData, task: Task | None = None) -> 
     """
     c, spec, stats = hyperrep.config, hyperrep.spec, hyperrep.statistics
     layer_std = np.asarray(stats.layer_std)
-    mean, count = data.train_vectors.mean(0), c.training.eval_models
+    count = c.training.eval_models
+    mean = np.asarray(stats.mean) if c.data.center else data.train_vectors.mean(0)
     results = {}
     for part, members in (("train", data.train), ("val", data.val)):
         members = members[: max(1, count)] if count else members

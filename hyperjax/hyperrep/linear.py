@@ -1,5 +1,8 @@
 """The linear path beside the attention (`architecture.linear_path`): principal components."""
 
+import functools
+from collections.abc import Callable, Iterator
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -30,11 +33,11 @@ def principal_components(
     with v <= s^2 it is left out, and its latent is the prior.
     """
     c, kl = config.architecture, config.loss.kl if config.architecture.variational else 0.0
-    inputs = np.asarray(to_inputs(spec, stats, np.asarray(vectors)))
+    blocks = functools.partial(_blocks, spec, stats, vectors)
     metric = np.asarray(losses.slot_scale(spec, losses.loss_scale(config.loss, stats)), np.float64)
-    singular, components = _principal_axes(inputs, metric)
+    singular, components = _principal_axes(vectors.shape, blocks, metric)
     rank = min(c.latent, int(np.sum(singular > 1e-6 * singular[0])))
-    std = singular[:rank] / np.sqrt(len(inputs))
+    std = singular[:rank] / np.sqrt(len(vectors))
     known = np.maximum(1 - kl / std**2, 0)  # share of each latent's variance; without `kl`, all
     gain = _LATENT_STD if c.tanh else np.sqrt(known)
     encoder = np.zeros((spec.num_params, c.latent))
@@ -47,36 +50,46 @@ def principal_components(
         log_variance[:rank] = np.log1p(-known)
         params["encoder"]["log_variance"]["bias"] = jnp.asarray(log_variance, jnp.float32)
     else:
-        decoder = _least_squares(inputs, encoder, c.tanh)
+        decoder = _least_squares(blocks, encoder, c.tanh)
     params["encoder"]["linear"]["kernel"] = jnp.asarray(encoder, jnp.float32)
     params["decoder"]["linear"]["kernel"] = jnp.asarray(decoder, jnp.float32)
     return params
 
 
-def _principal_axes(rows: Array, metric: Array) -> tuple[np.ndarray, np.ndarray]:
+def _blocks(spec: WeightSpec, stats: Statistics, vectors: Array) -> Iterator[np.ndarray]:
+    """The encoder's inputs, some rows at a time: `vectors` may be larger than memory."""
+    for begin in range(0, len(vectors), _BLOCK):
+        yield np.asarray(to_inputs(spec, stats, np.asarray(vectors[begin : begin + _BLOCK])))
+
+
+def _principal_axes(
+    shape: tuple[int, int], blocks: Callable[[], Iterator[np.ndarray]], metric: Array
+) -> tuple[np.ndarray, np.ndarray]:
     """Singular values, falling, and right singular vectors of rows float32[N, D] / metric.
 
     Of more rows than columns by the eigenvectors of a float64[D, D], so that memory does not grow
     with them.
     """
-    count, size = rows.shape
+    count, size = shape
     if count <= size:
-        return np.linalg.svd(rows / metric, full_matrices=False)[1:]
+        return np.linalg.svd(np.concatenate([*blocks()]) / metric, full_matrices=False)[1:]
     gram = np.zeros((size, size))
-    for begin in range(0, count, _BLOCK):
-        block = rows[begin : begin + _BLOCK] / metric
-        gram += block.T @ block
+    for block in blocks():
+        rows = block / metric
+        gram += rows.T @ rows
     values, axes = np.linalg.eigh(gram)
     return np.sqrt(np.maximum(values[::-1], 0)), axes[:, ::-1].T
 
 
-def _least_squares(inputs: Array, encoder: Array, tanh: bool) -> np.ndarray:
+def _least_squares(
+    blocks: Callable[[], Iterator[np.ndarray]], encoder: Array, tanh: bool
+) -> np.ndarray:
     """The decoder float64[latent, D] that brings latents of inputs float32[N, D] nearest to them,
     by the normal equations, which whitened latents make well conditioned."""
     latent = encoder.shape[1]
     products, targets = np.zeros((latent, latent)), np.zeros((latent, len(encoder)))
-    for begin in range(0, len(inputs), _BLOCK):
-        block = inputs[begin : begin + _BLOCK].astype(np.float64)
+    for inputs in blocks():
+        block = inputs.astype(np.float64)
         latents = np.tanh(block @ encoder) if tanh else block @ encoder
         products += latents.T @ latents
         targets += latents.T @ block

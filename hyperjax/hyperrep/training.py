@@ -24,7 +24,7 @@ from hyperjax.types import Array, Key, Params
 from hyperjax.weights import WeightSpec
 
 _LARGE = 10_000_000  # weights of an autoencoder
-_STEPS_PER_CALL = 10  # between two signs of life
+STEPS_PER_CALL = 10  # between two signs of life
 
 
 class TrainState(NamedTuple):
@@ -166,19 +166,45 @@ def loss_fn(
     return loss, metrics | {"loss": loss}
 
 
-def _step(trainer: Trainer, state: TrainState, data: Array, stats: Statistics):
-    c = trainer.config.training
-    batch, per_epoch = min(c.batch_size, len(data)), max(1, len(data) // c.batch_size)
-    key_order = jax.random.fold_in(jax.random.fold_in(state.key, 0), state.step // per_epoch)
-    order = jax.random.permutation(key_order, len(data))
-    index = lax.dynamic_slice(order, (state.step % per_epoch * batch,), (batch,))
-    vectors = lax.with_sharding_constraint(
-        data[index], NamedSharding(trainer.mesh, P("batch" if batch == c.batch_size else None))
-    )
+@functools.partial(jax.jit, static_argnames="count")
+def _order(key: Key, epoch: Array, count: int) -> Array:
+    key = jax.random.fold_in(jax.random.fold_in(key, 0), epoch)
+    return jax.random.permutation(key, count)
+
+
+def batches(trainer: Trainer, key: Key, data: Array) -> Callable[[int, int], Array]:
+    """Of train vectors float32[N, D]: `give(step, count)`, the batches float32[count, B, D] of so
+    many steps, on the trainer's devices. They depend on the key and the step alone; of an epoch
+    none is seen twice.
+
+    `data` stays on the host, and may be the memory map of a file that is larger than memory: each
+    process reads what its own devices want.
+    """
+    size, data = trainer.config.training.batch_size, np.asarray(data)
+    batch, per_epoch = min(size, len(data)), max(1, len(data) // size)
+    bits = np.asarray(jax.random.key_data(key))  # a copy: those of a state are donated
+    key = jax.random.wrap_key_data(bits, impl=jax.random.key_impl(key))
+    sharding = NamedSharding(trainer.mesh, P(None, "batch" if batch == size else None))
+
+    @functools.lru_cache(maxsize=1)
+    def order(epoch: int) -> np.ndarray:
+        return np.asarray(_order(key, np.int32(epoch), len(data)))
+
+    def give(step: int, count: int) -> Array:
+        begins = [divmod(number, per_epoch) for number in range(step, step + count)]
+        rows = np.stack([order(epoch)[i * batch : (i + 1) * batch] for epoch, i in begins])
+        shape = (*rows.shape, data.shape[1])
+        return jax.make_array_from_callback(shape, sharding, lambda index: data[rows[index[:2]]])
+
+    return give
+
+
+def _step(trainer: Trainer, state: TrainState, vectors: Array, stats: Statistics):
     key = jax.random.fold_in(jax.random.fold_in(state.key, 1), state.step)
     grad_fn = jax.value_and_grad(loss_fn, argnums=1, has_aux=True)
     (_, metrics), grads = grad_fn(trainer, state.params, stats, vectors, key)
-    updates, opt_state = optimizer(c).update(grads, state.opt_state, state.params)
+    update = optimizer(trainer.config.training).update
+    updates, opt_state = update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
     metrics["grad_norm"] = optax.tree.norm(grads)
     return TrainState(params, opt_state, state.step + 1, state.key), metrics
@@ -186,19 +212,19 @@ def _step(trainer: Trainer, state: TrainState, data: Array, stats: Statistics):
 
 @functools.partial(jax.jit, static_argnames="trainer", donate_argnames="state")
 def train_steps(
-    trainer: Trainer, state: TrainState, data: Array, stats: Statistics, count: Array
+    trainer: Trainer, state: TrainState, vectors: Array, stats: Statistics, count: Array
 ) -> tuple[TrainState, dict[str, Array]]:
-    """`count` steps on train vectors `data` float32[N, D]; returns the metrics' means.
+    """`count` steps, each on one of `batches` float32[count or more, B, D]; returns the metrics'
+    means.
 
-    Batches depend on (key, step) alone. `count` is traced: one compilation serves all.
-    `state` is donated.
+    `count` is traced: one compilation serves all. `state` is donated.
     """
-    shapes = jax.eval_shape(lambda s: _step(trainer, s, data, stats)[1], state)
+    shapes = jax.eval_shape(lambda s: _step(trainer, s, vectors[0], stats)[1], state)
     sums = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
 
-    def body(_, carry):
+    def body(number, carry):
         state, sums = carry
-        state, metrics = _step(trainer, state, data, stats)
+        state, metrics = _step(trainer, state, vectors[number], stats)
         return state, jax.tree.map(jnp.add, sums, metrics)
 
     state, sums = lax.fori_loop(0, count, body, (state, sums))
@@ -213,11 +239,15 @@ def place(trainer: Trainer, tree: Any) -> Any:
     return distributed.share(tree, trainer.mesh)
 
 
-def begin(trainer: Trainer, key: Key, data: Array, stats: Statistics) -> Progress:
-    """Before the first step, with placed `data` and `stats`; a linear path is not fitted yet."""
+def begin(trainer: Trainer, key: Key, stats: Statistics) -> Progress:
+    """Before the first step, with placed `stats`; a linear path is not fitted yet."""
     state = init(trainer, key)
     copy = jax.tree.map(jnp.copy, state.params)  # the state itself is donated step by step
-    shapes = jax.eval_shape(lambda s: _step(trainer, s, data, stats)[1], state)
+    shape = (trainer.config.training.batch_size, trainer.spec.num_params)
+    shapes = jax.eval_shape(
+        lambda s, vectors: _step(trainer, s, vectors, stats)[1],
+        state, jax.ShapeDtypeStruct(shape, jnp.float32),
+    )  # fmt: skip
     nothing = {name: np.zeros(leaf.shape, np.float32) for name, leaf in shapes.items()}
     start = (np.float32(-math.inf), np.int32(0), nothing)
     return Progress(state, copy, *place(trainer, start))
@@ -244,19 +274,20 @@ def run(
     stats: Statistics,
     validate: Callable[[Params], dict[str, float]],
 ) -> Iterator[tuple[Progress, int, dict[str, float] | None]]:
-    """Train on to the last step, with placed `data` and `stats`; see `run_steps`."""
-    steps = functools.partial(_steps_of, trainer, data, stats)
-    yield from run_steps(trainer, progress, steps, validate, "autoencoder")
+    """Train on to the last step, on train vectors float32[N, D] and with placed `stats`; see
+    `run_steps`."""
+    give = batches(trainer, progress.state.key, data)
 
+    def some(state: TrainState, step: int, count: int):
+        return train_steps(trainer, state, give(step, STEPS_PER_CALL), stats, jnp.int32(count))
 
-def _steps_of(trainer: Trainer, data: Array, stats: Statistics, state: TrainState, count: Array):
-    return train_steps(trainer, state, data, stats, count)
+    yield from run_steps(trainer, progress, some, validate, "autoencoder")
 
 
 def run_steps(
     trainer: Any,
     progress: Progress,
-    train: Callable[[Any, Array], tuple[Any, dict[str, Array]]],
+    train: Callable[[Any, int, int], tuple[Any, dict[str, Array]]],
     validate: Callable[[Params], dict[str, float]],
     field: str,
 ) -> Iterator[tuple[Progress, int, dict[str, float] | None]]:
@@ -267,8 +298,8 @@ def run_steps(
 
     Args:
       trainer: with a `mesh`, and an `OptimizationConfig` as `config.training`.
-      train: `train(state, count)` gives the state after `count` steps and the metrics' means;
-        of states, `params` are validated and kept.
+      train: `train(state, step, count)` gives the state, of so many steps, after `count` more, at
+        most STEPS_PER_CALL, and the metrics' means; of states, `params` are validated and kept.
       field: of the configuration, that the optimisation is part of.
 
     Raises HyperJaxError if the loss is no number any more.
@@ -281,8 +312,8 @@ def run_steps(
     while done < c.steps:
         begin = done // c.eval_every * c.eval_every
         until = min(begin + c.eval_every, c.steps)
-        count = min(_STEPS_PER_CALL, until - done)
-        state, means = train(progress.state, jnp.int32(count))
+        count = min(STEPS_PER_CALL, until - done)
+        state, means = train(progress.state, done, count)
         jax.block_until_ready(progress.sums)  # the devices are one call ahead, not more
         sums = {name: total + count * means[name] for name, total in progress.sums.items()}
         progress, done = progress._replace(state=state, sums=sums), done + count

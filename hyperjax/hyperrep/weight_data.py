@@ -54,18 +54,23 @@ def load(config: WeightDataConfig, models: Zoo, parts: Split, reference: np.ndar
     The zoo may be larger than memory: what is returned is the only copy that is made.
     """
     columns = zoo.snapshot_index(models, config.epochs_seen)
-
-    def aligned(rows: np.ndarray) -> np.ndarray:
-        vectors = models.weights[rows[:, None], columns[None]]
-        if config.align and len(rows):
-            size = max(1, _CHUNK_BYTES // vectors[0].nbytes)
-            for begin in range(0, len(rows), size):
-                chunk = vectors[begin : begin + size]
-                chunk[:] = alignment.align_trajectories(models.spec, chunk, reference)
-        return vectors
-
     place = parts.train[:, None], columns[None]
     unknown = np.full((len(parts.train), len(columns)), np.nan, np.float32)
     accuracy = models.metrics.get("val_accuracy")
     quality = unknown if accuracy is None else np.asarray(accuracy[place])
-    return WeightData(*(aligned(rows) for rows in parts), quality=quality)
+    return WeightData(*(aligned(config, models, rows, reference) for rows in parts), quality)
+
+
+def aligned(
+    config: WeightDataConfig, models: Zoo, rows: np.ndarray, reference: np.ndarray
+) -> np.ndarray:
+    """A copy of what is seen of the members in `rows`, float32[len(rows), epochs, D], aligned if
+    the configuration says so."""
+    columns = zoo.snapshot_index(models, config.epochs_seen)
+    vectors = models.weights[rows[:, None], columns[None]]
+    if config.align and len(rows):
+        size = max(1, _CHUNK_BYTES // vectors[0].nbytes)
+        for begin in range(0, len(rows), size):
+            chunk = vectors[begin : begin + size]
+            chunk[:] = alignment.align_trajectories(models.spec, chunk, reference)
+    return vectors

@@ -157,8 +157,9 @@ def _autoencoder(trained: Run, name: str, recorded: dict[str, tuple[float, str]]
         seconds, origin = recorded[f"hyperrep/{name}"]
         return Stage(title, 0, seconds, work, origin)
     trainer = hyperrep.make_trainer(config, model.spec)
-    vectors, stats = place(trainer, (trained.data.train_vectors, model.statistics))
-    state = hyperrep.init(trainer, root_key(trained.config.seed, Stream.HYPERREP))
+    key, stats = root_key(trained.config.seed, Stream.HYPERREP), place(trainer, model.statistics)
+    vectors = hyperrep.batches(trainer, key, trained.data.train_vectors)(0, _STEPS)
+    state = hyperrep.init(trainer, key)
 
     def steps():
         nonlocal state  # it is donated

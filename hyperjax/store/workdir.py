@@ -44,6 +44,10 @@ def hyperrep_path(workdir: Path, name: str) -> Path:
     return workdir / "hyperrep" / f"{name}.safetensors"
 
 
+def aligned_path(workdir: Path) -> Path:
+    return workdir / "zoo" / "aligned.safetensors"
+
+
 def moments_path(workdir: Path) -> Path:
     return workdir / "zoo" / "moments.safetensors"
 

@@ -8,7 +8,8 @@ hyper-parameters, seeds) and the header's own checksum. Any safetensors reader c
 
 A file is allocated first and filled in place while a population trains, so that neither
 writing nor reading ever needs a second copy in memory; members are sealed, that is, get their
-checksums, when they are done, and the file gets its name when it is whole.
+checksums, when they are done, and the file gets its name when it is whole. Several processes fill
+one file, each with its own members (`put`).
 """
 
 import json
@@ -130,21 +131,54 @@ def blank(
     return Zoo(spec, vectors, epochs, members, metrics, info, second_moments=second_moments)
 
 
-def seal(zoo: Zoo, rows: Iterable[int] | None = None, names: Collection[str] = ()) -> None:
-    """Write the checksums of members of a mapped zoo, as they are now; of a file that has any.
+def put(path: Path, rows: np.ndarray, column: int, tensors: dict[str, np.ndarray]) -> None:
+    """Write one snapshot of members into a file that `allocate` has made.
+
+    No byte beside theirs is touched, while a memory map writes whole pages: processes on several
+    hosts may fill one file at once. `sync` has to follow before others read it.
 
     Args:
-      zoo: as `allocate` or `read` has mapped it, for writing.
+      rows: int[R], of the members.
+      column: of the snapshot.
+      tensors: by their names in the file, values [R] or [R, D].
+
+    Raises HyperJaxError if the system refuses.
+    """
+    fields, _, start, _ = _fields(path)
+    try:
+        with open(path, "rb+", buffering=0) as file:
+            for name, values in tensors.items():
+                field = fields[name]
+                values = np.ascontiguousarray(values, _DTYPES[field["dtype"]])
+                size = values[:1].nbytes
+                begin = start + field["data_offsets"][0] + column * size
+                for row, value in zip(rows.tolist(), values, strict=True):
+                    os.pwrite(file.fileno(), value, begin + row * field["shape"][1] * size)
+    except OSError as error:
+        raise cannot_write(
+            path, error, sum(values.nbytes for values in tensors.values())
+        ) from error
+
+
+def seal(path: Path, rows: Iterable[int] | None = None, names: Collection[str] = ()) -> None:
+    """Write the checksums of members of a file, as they are now; of a file that has any.
+
+    Args:
+      path: of a file that is whole, or that `allocate` has made.
       rows: members; None: all of them.
       names: tensors; empty: all of them.
     """
-    tensors = _mapped(Path(zoo.weights.filename), writable=True)[0]
-    for name, array in tensors.items():
-        if name.startswith(SUMS) or SUMS + name not in tensors or (names and name not in names):
-            continue
-        blocks = _blocks(name, array)
-        those = range(len(blocks)) if rows is None or len(blocks) == 1 else np.asarray(rows)
-        tensors[SUMS + name][those] = checksums.crc32_of_rows(blocks, those)
+    fields, _, start, _ = _fields(path)
+    tensors = _mapped(path)[0]
+    with open(path, "rb+", buffering=0) as file:
+        for name, array in tensors.items():
+            if name.startswith(SUMS) or SUMS + name not in tensors or (names and name not in names):
+                continue
+            blocks, begin = _blocks(name, array), start + fields[SUMS + name]["data_offsets"][0]
+            those = range(len(blocks)) if rows is None or len(blocks) == 1 else np.asarray(rows)
+            sums = checksums.crc32_of_rows(blocks, those).astype("<u4")
+            for row, value in zip(those, sums, strict=True):
+                os.pwrite(file.fileno(), value, begin + int(row) * value.nbytes)
 
 
 def _blocks(name: str, array: np.ndarray) -> np.ndarray:
@@ -199,10 +233,18 @@ def flush(zoo: Zoo) -> None:
     zoo.weights.flush()
 
 
+def sync(path: Path) -> None:
+    """Write to disk what this process has put into a file."""
+    try:
+        with open(path, "rb+") as file:
+            os.fsync(file.fileno())
+    except OSError as error:
+        raise cannot_write(path, error, path.stat().st_size if path.exists() else 0) from error
+
+
 def publish(partial: Path, path: Path) -> None:
     """Give a filled file its name."""
-    with open(partial, "rb+") as file:
-        os.fsync(file.fileno())
+    sync(partial)
     os.replace(partial, path)
 
 

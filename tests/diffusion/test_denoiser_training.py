@@ -15,7 +15,9 @@ from denoiser_cases import (
     QUALITY,
     SPECS,
     configured,
+    folded,
     linear_error,
+    members_in,
     random_params,
     row_of,
     vectors_of,
@@ -25,7 +27,7 @@ from hyperrep_cases import assert_trees_equal
 from hyperjax.diffusion import UNKNOWN, wiener
 from hyperjax.diffusion import denoiser_training as training
 from hyperjax.diffusion.denoiser import denoise_scaled
-from hyperjax.hyperrep.training import place, run_steps
+from hyperjax.hyperrep.training import STEPS_PER_CALL, place, run_steps
 from hyperjax.store import checkpoint
 
 KEY, SIZE = jax.random.key(0), MLP.num_params
@@ -38,13 +40,27 @@ def trainer_of(devices=4, **changes):
 
 @functools.cache
 def data_of(trainer):
-    return place(trainer, training.folded(trainer.config, MLP, MEMBERS, QUALITY, seed=0))
+    return folded(config=trainer.config)
 
 
 def trained(trainer, count, state=None, data=None):
     state = training.begin(trainer, KEY).state if state is None else state
-    data = data_of(trainer) if data is None else data
-    return training.train_steps(trainer, state, data, jnp.int32(count))
+    give, linear = stepping(trainer, data_of(trainer) if data is None else data, state.key)
+    step, total = int(state.step), {}
+    if not count:
+        return state, total
+    for done in range(0, count, 10):
+        some = min(10, count - done)
+        drawn = give(step + done, 10)
+        state, means = training.train_steps(trainer, state, drawn, *linear, jnp.int32(some))
+        total = {k: total.get(k, 0) + some / count * mean for k, mean in means.items()}
+    return state, total
+
+
+def stepping(trainer, data, key):
+    """What gives the members of steps, and what a step needs beside them."""
+    give = training.members_of(trainer, key, data)
+    return give, place(trainer, (data.unit, data.wieners))
 
 
 # --- batches and the loss -------------------------------------------------------------------
@@ -52,16 +68,22 @@ def trained(trainer, count, state=None, data=None):
 draw = jax.jit(training.draw_batch, static_argnums=0)
 
 
+def drawn(trainer, steps):
+    give, linear = stepping(trainer, data_of(trainer), KEY)
+    for step in range(steps):
+        members = jax.tree.map(lambda leaf: leaf[0], give(step, 1))
+        batch = draw(trainer, jax.random.fold_in(KEY, step), members, *linear)
+        yield training.Batch(*(np.asarray(leaf) for leaf in batch))
+
+
 @pytest.fixture(scope="module")
 def batches():
-    trainer = trainer_of()
-    drawn = [draw(trainer, key, data_of(trainer)) for key in jax.random.split(KEY, 60)]
-    return [training.Batch(*(np.asarray(leaf) for leaf in batch)) for batch in drawn]
+    return list(drawn(trainer_of(), 60))
 
 
 def test_a_batch_is_of_one_fold_and_its_wiener_denoiser(batches):
-    data = training.folded(CONFIG, MLP, MEMBERS, QUALITY, seed=0)
-    folds = [set(row_of(members)) for members in data.members]
+    data = folded()
+    folds = [set(row_of(members)) for members in members_in(data)]
     used, rows_seen = set(), set()
     for batch in batches:
         rows = row_of(batch.clean)
@@ -99,7 +121,7 @@ def test_levels_noise_and_hidden_qualities_of_batches(batches):
 
 def test_the_loss_is_the_weighted_error_of_what_is_denoised(batches):
     trainer, params = trainer_of(), random_params(CONFIG.graph, MLP)
-    data = training.folded(CONFIG, MLP, MEMBERS, QUALITY, seed=0)
+    data = folded()
     batch = batches[0]
     for number in range(4):
         fold = wiener.Wiener(*(leaf[number] for leaf in data.wieners))
@@ -138,8 +160,8 @@ def test_neither_devices_nor_small_parts_change_a_gradient(batches, gradient, de
 
 def test_devices_do_not_change_a_batch(batches):
     alone = trainer_of(1)
-    again = draw(alone, jax.random.split(KEY, 60)[0], data_of(alone))
-    assert_trees_equal(jax.device_get(again), batches[0], atol=1e-5)
+    (again,) = drawn(alone, 1)
+    assert_trees_equal(again, batches[0], atol=1e-5)
 
 
 def test_what_is_kept_is_a_moving_average():
@@ -175,7 +197,12 @@ def test_batches_depend_on_the_step_alone():
 
 
 def run(trainer, begun, judged):
-    steps = functools.partial(training_steps, trainer)
+    give, linear = stepping(trainer, data_of(trainer), begun.state.key)
+
+    def steps(state, step, count):
+        drawn = give(step, STEPS_PER_CALL)
+        return training.train_steps(trainer, state, drawn, *linear, jnp.int32(count))
+
     yield from run_steps(trainer, begun, steps, judged, "denoiser")
 
 
@@ -183,10 +210,6 @@ def recorded(steps):
     """All steps, of which only the last progress is still there, and all records."""
     steps = list(steps)
     return steps, [record for _, _, record in steps]
-
-
-def training_steps(trainer, state, count):
-    return training.train_steps(trainer, state, data_of(trainer), count)
 
 
 def test_a_training_that_was_killed_ends_as_one_that_was_not(tmp_path):
@@ -226,9 +249,9 @@ def learned(population, steps, optimizer="adamw"):
     trainer = trainer_of(4, optimizer=optimizer)
     members, val = population(COUNT, 1), population(COUNT, 2)
     unknown = np.full(COUNT, np.nan)
-    data = place(trainer, training.folded(trainer.config, MLP, members, unknown, seed=0))
-    state, _ = trained(trainer, steps, data=data)
-    full, key = training.whole(trainer.config, MLP, members), jax.random.key(1)
+    state, _ = trained(trainer, steps, data=folded(members, unknown, trainer.config))
+    one = np.ones(SIZE, np.float32)
+    full, key = training.whole(trainer.config, MLP, members[:, None], one), jax.random.key(1)
     return training.ratios(trainer.static, state.params, full, val, key), state
 
 

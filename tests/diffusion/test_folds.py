@@ -3,13 +3,14 @@
 import numpy as np
 import pytest
 from denoiser_cases import (
-    CONFIG,
     COUNT,
     EQUIVARIANT,
     MEMBERS,
     MLP,
     QUALITY,
     configured,
+    folded,
+    members_in,
     row_of,
     vectors_of,
 )
@@ -23,14 +24,14 @@ SIZE = MLP.num_params
 
 
 def test_every_member_is_in_one_fold_whose_wiener_denoiser_has_not_seen_it():
-    data = training.folded(CONFIG, MLP, MEMBERS, QUALITY, seed=0)
-    assert data.members.shape == (4, 51, SIZE)
-    folds = [row_of(members) for members in data.members]
+    data = folded()
+    assert members_in(data).shape == (4, 51, SIZE)
+    folds = [row_of(members) for members in members_in(data)]
     assert sorted(np.concatenate([np.unique(fold) for fold in folds])) == list(range(COUNT))
     assert sorted(len(set(fold)) for fold in folds) == [50, 50, 50, 51]
     noisy = vectors_of(MLP, 5, seed=1)
     for number, fold in enumerate(folds):
-        np.testing.assert_array_equal(data.members[number], MEMBERS[fold])
+        np.testing.assert_array_equal(members_in(data)[number], MEMBERS[fold])
         others = np.delete(MEMBERS, fold, axis=0)
         ours = wiener.Wiener(*(leaf[number] for leaf in data.wieners))
         theirs = wiener.fit(others)
@@ -53,26 +54,24 @@ def test_axes_that_fill_up_change_nothing():
 
 
 def test_the_seed_shuffles_the_folds():
-    first, again, other = (
-        training.folded(CONFIG, MLP, MEMBERS, QUALITY, seed=seed) for seed in (0, 0, 1)
-    )
-    np.testing.assert_array_equal(first.members, again.members)
-    assert not np.array_equal(first.members, other.members)
+    first, again, other = (folded(seed=seed) for seed in (0, 0, 1))
+    np.testing.assert_array_equal(first.rows, again.rows)
+    assert not np.array_equal(first.rows, other.rows)
 
 
 @pytest.mark.parametrize(("folds", "count"), [(1, 20), (8, 3), (3, 2)])
 def test_one_fold_where_there_can_be_no_more(folds, count):
     config, members = configured(folds=folds), MEMBERS[:count]
-    data = training.folded(config, MLP, members, QUALITY[:count], seed=0)
-    np.testing.assert_array_equal(data.members, members[None])
+    data = folded(members, QUALITY[:count], config)
+    np.testing.assert_array_equal(members_in(data), members[None])
     expected = wiener.fit(members)
     assert_trees_equal(wiener.Wiener(*(leaf[0] for leaf in data.wieners)), expected)
 
 
 def test_snapshots_of_one_member_are_in_one_fold():
     """20 members of two snapshots each: none is denoised by what has seen its other one."""
-    data = training.folded(CONFIG, MLP, MEMBERS[:40], QUALITY[:40], seed=0, each=2)
-    folds = [set(row_of(members)) for members in data.members]
+    data = folded(MEMBERS[:40], QUALITY[:40], each=2)
+    folds = [set(row_of(members)) for members in members_in(data)]
     assert sorted(row for fold in folds for row in fold) == list(range(40))
     for fold in folds:
         assert {row ^ 1 for row in fold} == fold
@@ -82,16 +81,16 @@ def test_snapshots_of_one_member_are_in_one_fold():
 
 def test_folds_of_an_equivariant_denoiser():
     config = configured(graph=EQUIVARIANT)
-    data = training.folded(config, MLP, MEMBERS, QUALITY, seed=0)
+    data = folded(config=config)
     assert data.wieners.axes.shape == (4, 0, SIZE)
-    others = np.delete(MEMBERS, row_of(data.members[1]), axis=0)
+    others = np.delete(MEMBERS, row_of(members_in(data)[1]), axis=0)
     np.testing.assert_allclose(data.wieners.rest[1], wiener.fit_orbits(MLP, others).rest)
 
 
 def test_qualities_go_with_their_members():
-    data = training.folded(CONFIG, MLP, MEMBERS, QUALITY, seed=0)
+    data = folded()
     expected = training._quantiles(QUALITY)
-    for members, quantiles in zip(data.members, data.quantiles, strict=True):
+    for members, quantiles in zip(members_in(data), data.quantiles, strict=True):
         np.testing.assert_array_equal(quantiles, expected[row_of(members)])
 
 

@@ -62,6 +62,21 @@ def test_fit_is_the_shrunk_covariance(count, size, shrinkage):
     assert fitted.rest.shape == ()
 
 
+@pytest.mark.parametrize("count", [16, 60])
+def test_members_are_looked_at_in_blocks_units_and_rows(tmp_path, monkeypatch, count):
+    """Of a file, some members at a time, two vectors of each: what all at once, divided, give."""
+    monkeypatch.setattr(wiener, "_BLOCK", 7)
+    vectors, unit = mixed(2 * count, 19).reshape(count, 2, 19), np.linspace(0.5, 20, 19)
+    np.save(tmp_path / "vectors.npy", vectors)
+    rows = np.random.default_rng(1).permutation(count)[: count // 2]
+    mapped = np.load(tmp_path / "vectors.npy", mmap_mode="r")
+    fitted = wiener.fit(mapped, rows=rows, unit=unit.astype(np.float32))
+    seen = (vectors[rows] / unit).reshape(-1, 19)
+    expected = shrunk(seen, None)
+    np.testing.assert_allclose(fitted.mean, seen.mean(0), atol=1e-5)
+    np.testing.assert_allclose(covariance_of(fitted), expected, atol=1e-4 * expected.max())
+
+
 @pytest.mark.parametrize(("count", "size"), [(60, 19), (50, 500), (300, 200), (2, 3)])
 def test_axes_are_orthonormal(count, size):
     """Also where the mean is a hundred times what is left without it."""

@@ -14,6 +14,7 @@ from hyperrep_cases import (
     STATS,
     TINY,
     VECTORS,
+    after_steps,
     assert_trees_equal,
     changed,
     make_vectors,
@@ -175,7 +176,7 @@ def test_too_few_members():
 def prepared():
     trainer = training.make_trainer(TINY, SPEC)
     assert trainer.mesh.size == 4
-    return trainer, *placed(trainer)
+    return trainer, VECTORS, placed(trainer)
 
 
 def restored(tree):
@@ -209,9 +210,9 @@ def run_on(prepared, start, stop=None):
 
 def test_a_training_that_is_cut_anywhere_ends_the_same(prepared, monkeypatch):
     """Cut at each of its six signs of life, two of them between validations."""
-    monkeypatch.setattr(training, "_STEPS_PER_CALL", 4)
-    trainer, data, stats = prepared
-    begin = restored(training.begin(trainer, KEY, data, stats))
+    monkeypatch.setattr(training, "STEPS_PER_CALL", 4)
+    trainer, _, stats = prepared
+    begin = restored(training.begin(trainer, KEY, stats))
     whole, records, steps = run_on(prepared, restored(begin))
     assert ([record["step"] for record in records], steps) == ([0, 6, 11], 11)
     scores = [record["val_loss"] for record in records]
@@ -237,7 +238,7 @@ def test_the_best_parameters_are_kept(prepared, monkeypatch):
         return {"val_loss": [2.0, 1.0, 3.0][len(seen) - 1]}
 
     trainer, data, stats = prepared
-    start = training.begin(trainer, KEY, data, stats)
+    start = training.begin(trainer, KEY, stats)
     *_, (last, _, _) = training.run(trainer, start, data, stats, remembered)
     assert (int(last.best_step), float(last.best_score)) == (6, -1.0)
     assert_trees_equal(last.best, seen[1])
@@ -249,21 +250,21 @@ def test_means_are_of_all_steps_since_the_last_validation(prepared, monkeypatch)
     trainer, data, stats = prepared
     found = []
     for size in (1, 10):
-        monkeypatch.setattr(training, "_STEPS_PER_CALL", size)
-        start = training.begin(trainer, KEY, data, stats)
+        monkeypatch.setattr(training, "STEPS_PER_CALL", size)
+        start = training.begin(trainer, KEY, stats)
         found.append([r for _, _, r in training.run(trainer, start, data, stats, judged) if r])
     for ours, theirs in zip(*found, strict=True):
         assert ours == pytest.approx(theirs, rel=1e-4)
     state = training.init(trainer, KEY)
     for record, count in zip(found[0][1:], (6, 5), strict=True):
-        state, means = training.train_steps(trainer, state, data, stats, jnp.int32(count))
+        state, means = after_steps(trainer, state, data, stats, count)
         for name, value in means.items():
             assert record[f"train_{name}"] == pytest.approx(float(value), rel=1e-4)
 
 
 def test_a_loss_that_is_no_number_ends_the_training(prepared):
     trainer, data, stats = prepared
-    start = training.begin(trainer, KEY, data, stats)
+    start = training.begin(trainer, KEY, stats)
     broken = stats._replace(mean=stats.mean + np.nan)
     with pytest.raises(HyperJaxError, match=r"diverged before step 6: the loss is nan.*clip_norm"):
         list(training.run(trainer, start, data, broken, judged))

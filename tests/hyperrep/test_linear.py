@@ -97,7 +97,7 @@ def test_a_training_starts_from_the_linear_path():
     expected = started(LINEAR).params
     for config, part in ((LINEAR, expected), (TINY, None)):
         trainer = hyperrep.make_trainer(config, SPEC)
-        begun = training.begin(trainer, KEY, *placed(trainer))
+        begun = training.begin(trainer, KEY, placed(trainer))
         before = jax.tree.map(np.asarray, begun.state.params)
         fitted = training.fit_linear(trainer, begun, STATS, VECTORS)
         for params in (fitted.state.params, fitted.best):

@@ -1,6 +1,7 @@
 """The loss and the steps of training."""
 
 import dataclasses
+import tracemalloc
 
 import jax
 import jax.numpy as jnp
@@ -21,6 +22,7 @@ from hyperrep_cases import (
     trained,
     trained_model,
 )
+from jax.sharding import PartitionSpec as P
 
 from hyperjax import hyperrep
 from hyperjax.config import AutoencoderConfig
@@ -188,9 +190,9 @@ def batches(monkeypatch, trainer, count, steps):
     params = {"x": jnp.float32(0)}
     opt_state = training.optimizer(TINY.training).init(params)
     data = np.repeat(np.arange(count, dtype=np.float32)[:, None], DIM, 1)
-    for step in range(steps):
+    for step, vectors in enumerate(training.batches(trainer, KEY, data)(0, steps)):
         state = training.TrainState(params, opt_state, jnp.int32(step), KEY)
-        training._step(trainer, state, data, STATS)
+        training._step(trainer, state, vectors, STATS)
     return np.asarray(rows), np.asarray(keys)
 
 
@@ -244,3 +246,25 @@ def test_the_gradients_norm_is_clipped():
     large = [[30, 40], [0.1, -0.2]]
     np.testing.assert_allclose(run(large, 1.0), run([[0.6, 0.8], large[1]], 0.0), rtol=1e-5)
     assert not np.allclose(run(large, 0.0), run(large, 1.0), rtol=1e-2)
+
+
+def test_batches_are_read_from_a_file_as_from_memory(trainer, tmp_path):
+    """And only they: with a memory of an eighth of the file."""
+    data = np.random.default_rng(0).standard_normal((20_000, DIM), np.float32)
+    np.save(tmp_path / "data.npy", data)
+    expected = np.asarray(training.batches(trainer, KEY, data)(623, 4))  # into the second epoch
+    mapped = np.load(tmp_path / "data.npy", mmap_mode="r")
+    tracemalloc.start()
+    try:
+        found = training.batches(trainer, KEY, mapped)(623, 4)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    np.testing.assert_array_equal(found, expected)
+    assert found.sharding.spec == P(None, "batch")
+    assert peak < data.nbytes / 8
+    last = {row.tobytes() for row in expected[:2].reshape(-1, DIM)}
+    first = {row.tobytes() for row in expected[2:].reshape(-1, DIM)}
+    rest = np.asarray(training.batches(trainer, KEY, data)(0, 623)).reshape(-1, DIM)
+    assert not last & {row.tobytes() for row in rest}  # the end of an epoch
+    assert first <= {row.tobytes() for row in data}

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hyperrep_cases import DIM, KEY, LINEAR, SPEC, VECTORS, changed, updates_of
+from hyperrep_cases import DIM, KEY, LINEAR, SPEC, VECTORS, after_steps, changed, updates_of
 
 from hyperjax import cost, hyperrep
 from hyperjax.config import ArchitectureConfig, AutoencoderConfig, GraphConfig, OptimizationConfig
@@ -99,8 +99,8 @@ def test_it_learns_what_principal_components_miss():
     )
     stats = hyperrep.statistics(config.data, SPEC, train)
     trainer = hyperrep.make_trainer(config, SPEC)
-    data, placed_stats = training.place(trainer, (train, stats))
-    begun = training.begin(trainer, KEY, data, placed_stats)
+    placed_stats = training.place(trainer, stats)
+    begun = training.begin(trainer, KEY, placed_stats)
     start = training.fit_linear(trainer, begun, stats, train).state
 
     def r_squared(params):
@@ -109,7 +109,7 @@ def test_it_learns_what_principal_components_miss():
         return losses.r_squared(SPEC, outputs, held_out, train.mean(0), stats.layer_std)["all"]
 
     components = r_squared(jax.device_get(start.params))
-    state, _ = training.train_steps(trainer, start, data, placed_stats, jnp.int32(300))
+    state, _ = after_steps(trainer, start, train, placed_stats, 300)
     assert r_squared(jax.device_get(state.params)) > components + 0.1
 
 

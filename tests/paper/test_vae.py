@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.stats
-from hyperrep_cases import changed
+from hyperrep_cases import after_steps, changed
 from sklearn.decomposition import PCA
 
 from hyperjax import config as config_lib
@@ -293,12 +293,12 @@ def test_the_penalty_has_its_weight_from_the_first_step(random_model):
     trainer = hyperrep.make_trainer(VAE, SPEC, ONE_DEVICE)
     for step in (0, 5, 50):
         state = state_at(random_model, step)
-        state, m = hyperrep.train_steps(trainer, state, VECTORS, STATS, jnp.int32(1))
+        state, m = after_steps(trainer, state, VECTORS, STATS, 1)
         share = (m["loss"] - m["reconstruction"]) / (2 * 0.2 / DIM * m["kl"])
         assert share == pytest.approx(1, abs=2e-3)
     assert m.keys() == {"loss", "reconstruction", "kl", "grad_norm"}
     before = hyperrep.bound(random_model, VECTORS, KEY)
-    state, _ = hyperrep.train_steps(trainer, state, VECTORS, STATS, jnp.int32(50))
+    state, _ = after_steps(trainer, state, VECTORS, STATS, 50)
     assert hyperrep.bound(model_of(VAE, state), VECTORS, KEY).loss < before.loss
 
 
@@ -306,7 +306,7 @@ def test_too_much_noise_collapses_the_posterior(random_model):
     trainer = hyperrep.make_trainer(changed(VAE, loss={"kl": 100.0}), SPEC, ONE_DEVICE)
     state = state_at(random_model, 0)
     assert hyperrep.bound(random_model, VECTORS, KEY).nats.min() > 10 * analysis.INACTIVE
-    state, _ = hyperrep.train_steps(trainer, state, VECTORS, STATS, jnp.int32(200))
+    state, _ = after_steps(trainer, state, VECTORS, STATS, 200)
     model = model_of(trainer.config, state)
     assert hyperrep.bound(model, VECTORS, KEY).nats.max() < analysis.INACTIVE
 

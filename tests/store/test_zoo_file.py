@@ -2,6 +2,7 @@ import dataclasses
 import errno
 import json
 import os
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -81,7 +82,7 @@ def test_second_moments(tmp_path, zoo):
     mapped.weights[:], mapped.second_moments[:] = zoo.weights, moments
     for name, values in zoo.metrics.items():
         mapped.metrics[name][:] = values
-    zoo_file.seal(mapped)
+    zoo_file.seal(partial)
     zoo_file.flush(mapped)
     assert partial.read_bytes() == path.read_bytes()
     with pytest.raises(HyperJaxError, match=r"second moments have shape \(5, 3, 8\), expected"):
@@ -151,7 +152,7 @@ def test_allocate_fill_publish(tmp_path, zoo):
         mapped.weights[row] = zoo.weights[row]
         for name, values in zoo.metrics.items():
             mapped.metrics[name][row] = values[row]
-    zoo_file.seal(mapped)
+    zoo_file.seal(partial)
     zoo_file.flush(mapped)
     assert not path.exists()
     # a restarted run goes on with the file
@@ -311,3 +312,41 @@ def test_damaged_headers(path, change):
     with_header(path, change)
     with pytest.raises(HyperJaxError, match=r"zoo\.safetensors.*damaged"):
         zoo_file.read(path)
+
+
+def test_several_writers_fill_one_file_each_with_its_members(tmp_path, zoo):
+    """Rows that lie between each other's, at once; in the end it is the file written by one."""
+    partial, whole = tmp_path / "partial", tmp_path / "whole"
+    moments = np.random.default_rng(3).random(zoo.weights.shape, np.float32)
+    zoo_file.allocate(partial, SPEC, zoo.members, zoo.epochs, INFO, moments=True)
+
+    def fill(rows):
+        for column in (2, 0, 1):
+            place = rows, column
+            tensors = {f"metrics/{name}": values[place] for name, values in zoo.metrics.items()}
+            tensors |= {"weights": zoo.weights[place], "second_moments": moments[place]}
+            zoo_file.put(partial, rows, column, tensors)
+        zoo_file.seal(partial, rows)
+        zoo_file.sync(partial)
+
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(fill, [np.array([4, 0, 2]), np.array([1, 3])]))
+    zoo_file.write(whole, dataclasses.replace(zoo, second_moments=moments))
+    assert partial.read_bytes() == whole.read_bytes()
+
+
+def test_what_is_put_changes_nothing_beside_it(tmp_path, zoo):
+    path = tmp_path / "zoo"
+    zoo_file.write(path, zoo)
+    new = np.full((1, 9), 7, np.float64)  # becomes float32
+    zoo_file.put(path, np.array([3]), 1, {"weights": new})
+    expected = np.array(zoo.weights)
+    expected[3, 1] = 7
+    found = zoo_file.read(path, writable=True)  # which is not checked
+    assert_same(found, dataclasses.replace(zoo, weights=expected))
+    assert {k: v.tolist() for k, v in zoo_file.damaged(path).items()} == {"weights": [3]}
+    path.unlink()
+    with pytest.raises(HyperJaxError, match="there is no such"):
+        zoo_file.put(path, np.array([3]), 1, {"weights": new})
+    with pytest.raises(HyperJaxError, match=r"cannot write .*No such file"):
+        zoo_file.sync(path)

@@ -1,0 +1,109 @@
+"""A training by one process on one core, and by several of one core each: seconds and results.
+
+    python benchmarks/processes.py [--processes=1,2] [--members=256]
+
+Each is a run of train.py of its own, `--multihost` where there are several, which find each other
+as hosts of a cluster do. Prints the seconds of every stage, compilation included, as the manifest
+has them, the time of the first as a multiple, and how far the weights are from the first's. Appends
+a line to benchmarks/processes.jsonl.
+"""
+
+import argparse
+import json
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import common
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from hyperjax.app import cli
+
+FILES = {"zoo": "zoo/zoo.safetensors", "hyperrep/lwln": "hyperrep/lwln.safetensors",
+         "denoiser": "denoiser/denoiser.safetensors"}  # fmt: skip
+
+
+def command(args: argparse.Namespace, folder: Path) -> list[str]:
+    return [
+        sys.executable, str(common.ROOT / "train.py"), "--config=configs/digits.py:large",
+        f"--workdir={folder}", f"--config.zoo.num_members={args.members}",
+        f"--config.zoo.epochs={args.epochs}", "--config.zoo.snapshots=()",
+        f"--config.autoencoder.data.epochs_seen=({args.epochs - 1},{args.epochs})",
+        f"--config.autoencoder.training.steps={args.steps}",
+        f"--config.denoiser.training.steps={args.steps}",
+    ]  # fmt: skip
+
+
+def train(args: argparse.Namespace, count: int, folder: Path) -> dict[str, float]:
+    """Seconds of the stages, by so many processes of one core each."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{probe.getsockname()[1]}"
+    cluster = {"JAX_COORDINATOR_ADDRESS": address, "JAX_NUM_PROCESSES": str(count)}
+    processes = []
+    for number, core in zip(range(count), common.cores(), strict=False):
+        own = os.environ | {"JAX_NUM_CPU_DEVICES": "1"}
+        own |= cluster | {"JAX_PROCESS_ID": str(number)} if count > 1 else {}
+        words = ["taskset", "-c", str(core), *command(args, folder)]
+        words += ["--multihost"] if count > 1 else []
+        processes.append(subprocess.Popen(words, cwd=common.ROOT, env=own, stdout=subprocess.PIPE))
+    outputs = [process.communicate()[0] for process in processes]
+    if any(process.returncode for process in processes):
+        raise SystemExit(b"\n".join(outputs).decode())
+    return json.loads((folder / "manifest.json").read_text())[-1]["stages"]
+
+
+def apart(ours: Path, theirs: Path) -> float:
+    """The greatest difference of two files' numbers, as a share of the greatest number of each
+    tensor."""
+    from safetensors.numpy import load_file
+
+    both, found = (load_file(ours), load_file(theirs)), [0.0]
+    for name, values in both[0].items():
+        if values.dtype == np.float32 and values.size:
+            largest = np.nanmax(np.abs(values))
+            found.append(np.nanmax(np.abs(values - both[1][name])) / (largest or 1))
+    return float(max(found))
+
+
+def show(results: dict[int, dict[str, Any]]) -> Table:
+    table = Table(title="train.py: seconds by stage")
+    for column in ("stage", "processes", "seconds", "first / it", "apart from the first's"):
+        table.add_column(column, justify="right")
+    first = next(iter(results.values()))
+    for stage in FILES:
+        for count, found in results.items():
+            seconds, base = found["stages"][stage], first["stages"][stage]
+            far = f"{found['apart'][stage]:.0e}" if found["apart"][stage] else "equal to the bit"
+            table.add_row(stage, str(count), f"{seconds:.1f}", f"{base / seconds:.2f}", far)
+    return table
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--processes", type=common.sizes, default=[1, 2])
+    parser.add_argument("--members", type=int, default=256)
+    parser.add_argument("--epochs", type=int, default=10)
+    parser.add_argument("--steps", type=int, default=60, help="of autoencoder and denoiser")
+    args = parser.parse_args()
+    if max(args.processes) > len(common.cores()):
+        parser.error(f"--processes: there are {len(common.cores())} cores")
+    results: dict[int, dict[str, Any]] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        for count in args.processes:
+            own, begin = Path(folder) / str(count), Path(folder) / str(args.processes[0])
+            stages = train(args, count, own)
+            far = {stage: apart(begin / name, own / name) for stage, name in FILES.items()}
+            results[count] = {"stages": stages, "apart": far}
+    common.record(__file__, settings=vars(args), results=results)
+    Console().print(show(results))
+
+
+if __name__ == "__main__":
+    cli.run(main)

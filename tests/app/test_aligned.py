@@ -1,0 +1,117 @@
+"""Aligned weights in a file: what is in memory otherwise, and made anew when it has to be."""
+
+import dataclasses
+import tracemalloc
+
+import numpy as np
+import pytest
+
+from hyperjax import zoo
+from hyperjax.app import aligned
+from hyperjax.config import WeightDataConfig
+from hyperjax.hyperrep import weight_data
+from hyperjax.models.architectures import zoo_cnn_spec
+from hyperjax.store import workdir, zoo_file
+from hyperjax.zoo import METRICS, Split, Zoo
+
+SPEC = zoo_cnn_spec(1, "tanh")
+CONFIG = WeightDataConfig(epochs_seen=(2, 4))
+
+
+@pytest.fixture(scope="module")
+def models():
+    rng = np.random.default_rng(0)
+    values = rng.standard_normal((9, 4, SPEC.num_params)).astype(np.float32)
+    metrics = {name: rng.random((9, 4), np.float32) for name in METRICS}
+    return Zoo(SPEC, values, np.int32([0, 2, 3, 4]), np.arange(9), metrics, {"seed": 1})
+
+
+@pytest.fixture
+def loaded(models, tmp_path, monkeypatch):
+    """`load` with another zoo, configuration or reference; in memory or in a file."""
+    parts = zoo.split_members(models, (0.7, 0.15, 0.15), 0)
+
+    def load(zoo=models, config=CONFIG, row=0, parts=parts, memory=0):
+        monkeypatch.setattr(aligned, "_IN_MEMORY", memory)
+        return aligned.load(tmp_path, config, zoo, parts, models.weights[row, 3])
+
+    return load
+
+
+def mapped(array):
+    while array is not None and not isinstance(array, np.memmap):
+        array = array.base
+    return array is not None
+
+
+def assert_equal(ours, theirs):
+    for a, b in zip(ours, theirs, strict=True):
+        assert a.dtype == b.dtype
+        np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize("rows", [2, 512])
+def test_a_file_holds_what_memory_would(loaded, tmp_path, monkeypatch, rows):
+    monkeypatch.setattr(aligned, "_ROWS", rows)
+    path = workdir.aligned_path(tmp_path)
+    inside = loaded(memory=2**31)
+    assert not path.exists()
+    ours = loaded()
+    assert_equal(ours, inside)
+    assert all(mapped(part) for part in ours[:3])
+    assert mapped(ours.train_vectors)
+    assert not zoo_file.damaged(path)
+    assert not path.with_suffix(".partial").exists()
+
+
+def test_the_file_is_read_again(loaded, monkeypatch):
+    first = loaded()
+    monkeypatch.setattr(aligned, "_make", None)  # would be called
+    assert_equal(loaded(), first)
+
+
+@pytest.mark.parametrize(
+    "other",
+    [{"row": 1}, {"config": dataclasses.replace(CONFIG, epochs_seen=(3, 4))},
+     {"config": dataclasses.replace(CONFIG, align=False)}, "split", "zoo", "damage", "garbage"],
+)  # fmt: skip
+def test_another_file_is_made_anew(loaded, models, tmp_path, other):
+    loaded()
+    path = workdir.aligned_path(tmp_path)
+    if other == "split":
+        other = {"parts": zoo.split_members(models, (0.5, 0.25, 0.25), 1)}
+    elif other == "zoo":
+        other = {"zoo": dataclasses.replace(models, weights=2 * models.weights, info={"seed": 2})}
+    elif other == "damage":
+        with open(path, "rb+") as file:
+            file.seek(-100, 2)
+            file.write(b"damage")
+        other = {}
+    elif other == "garbage":
+        path.write_bytes(b"no zoo")
+        other = {}
+    assert_equal(loaded(**other), loaded(**other, memory=2**31))
+
+
+def test_a_zoo_without_accuracies(loaded, models):
+    data = loaded(zoo=dataclasses.replace(models, metrics={}))
+    assert np.isnan(data.quality).all()
+
+
+def test_only_a_few_members_are_in_memory_at_once(tmp_path, monkeypatch):
+    monkeypatch.setattr(aligned, "_IN_MEMORY", 0)
+    monkeypatch.setattr(aligned, "_ROWS", 8)
+    monkeypatch.setattr(weight_data, "_CHUNK_BYTES", 1)
+    weights = np.random.default_rng(0).standard_normal((1200, 1, SPEC.num_params), np.float32)
+    models = Zoo(SPEC, weights, np.int32([4]), np.arange(1200), {}, {})
+    parts = zoo.split_members(models, (0.7, 0.15, 0.15), 0)
+    config, reference = dataclasses.replace(CONFIG, epochs_seen=(4,)), weights[0, 0]
+    few = Split(*(part[:1] for part in parts))
+    aligned.load(tmp_path / "first", config, models, few, reference)  # imports and compiles
+    tracemalloc.start()
+    try:
+        aligned.load(tmp_path / "second", config, models, parts, reference)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < weights.nbytes / 4
