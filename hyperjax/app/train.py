@@ -43,6 +43,7 @@ def run(config: Config, folder: Path, wait: float = 0.0) -> Run:
     # a folder is not claimed before its images are known to be there
     source, data = "none", None
     if made.has_images:
+        console.print(f"reading the images of {config.dataset} ...")
         source, data = made.images.source, made.images.fingerprint
     with workdir.lock(folder, wait, console.print, peers.end_without_lease):
         if config.denoiser.training.steps and made.has_denoiser:

@@ -21,7 +21,8 @@ from hyperjax.config import DenoiserConfig
 from hyperjax.diffusion import wiener as wieners
 from hyperjax.diffusion.denoiser import UNKNOWN, Static, denoise_scaled, residual
 from hyperjax.diffusion.wiener import Wiener
-from hyperjax.hyperrep.training import Progress, optimizer, place
+from hyperjax.hyperrep.optimizer import optimizer
+from hyperjax.hyperrep.training import Progress, place
 from hyperjax.models.graph import GraphDenoiser
 from hyperjax.types import Array, Key, Params
 from hyperjax.weights import WeightSpec
@@ -154,7 +155,7 @@ def init(trainer: Trainer, key: Key) -> TrainState:
     sample = jnp.zeros((1, 2, trainer.spec.num_params))
     module = GraphDenoiser(trainer.config.graph, trainer.spec)
     params = module.init(key_init, sample, jnp.zeros(1), jnp.zeros(1))["params"]
-    opt_state = optimizer(trainer.config.training).init(params)
+    opt_state = optimizer(trainer.config.training, trainer.mesh).init(params)
     state = TrainState(params, params, opt_state, jnp.int32(0), key_train)
     return lax.with_sharding_constraint(state, NamedSharding(trainer.mesh, P()))
 
@@ -290,7 +291,8 @@ def _step(
     c = trainer.config
     batch = draw_batch(trainer, jax.random.fold_in(state.key, state.step), drawn, unit, folds)
     loss, grads = _grads(trainer, state.trained, batch)
-    updates, opt_state = optimizer(c.training).update(grads, state.opt_state, state.trained)
+    update = optimizer(c.training, trainer.mesh).update
+    updates, opt_state = update(grads, state.opt_state, state.trained)
     trained = optax.apply_updates(state.trained, updates)
     # the average of few steps weighs them equally
     decay = jnp.minimum(c.average, (1 + state.step) / (10 + state.step))
@@ -315,6 +317,8 @@ def train_steps(
 
     sums = {"loss": jnp.float32(0), "grad_norm": jnp.float32(0)}
     state, sums = lax.fori_loop(0, count, body, (state, sums))
+    # placed as it came, so that no second program is compiled for it
+    state = lax.with_sharding_constraint(state, NamedSharding(trainer.mesh, P()))
     return state, jax.tree.map(lambda total: total / count, sums)
 
 

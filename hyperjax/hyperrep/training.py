@@ -9,16 +9,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-import optax.contrib
 from jax import lax
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from hyperjax import cost, distributed
-from hyperjax.config import AutoencoderConfig, OptimizationConfig
+from hyperjax.config import AutoencoderConfig
 from hyperjax.errors import HyperJaxError
 from hyperjax.hyperrep import augment, linear, losses
 from hyperjax.hyperrep.model import Statistics, to_inputs
+from hyperjax.hyperrep.optimizer import optimizer
 from hyperjax.models.autoencoder import Autoencoder
 from hyperjax.types import Array, Key, Params
 from hyperjax.weights import WeightSpec
@@ -79,55 +79,13 @@ def _dividing(config: AutoencoderConfig, devices: Any) -> list[jax.Device]:
     return distributed.same_number_of_each(devices, size, least=8, field="autoencoder")
 
 
-def optimizer(config: OptimizationConfig) -> optax.GradientTransformation:
-    """AdamW with linear warm-up, then constant or cosine decay; gradient norm clipped."""
-    peak, warmup = config.learning_rate, config.warmup_steps
-    if config.schedule == "cosine":
-        # a run shorter than its warm-up never comes to the decay, which optax wants all the same
-        rate = optax.warmup_cosine_decay_schedule(0.0, peak, warmup, max(config.steps, warmup + 1))
-    else:
-        rate = optax.linear_schedule(0.0 if warmup else peak, peak, max(warmup, 1))
-    clip = [optax.clip_by_global_norm(config.clip_norm)] if config.clip_norm else []
-    if config.optimizer == "muon":
-        trained = optax.contrib.muon(
-            rate,
-            weight_decay=config.weight_decay,
-            adam_weight_decay=config.weight_decay,
-            consistent_rms=0.2,  # steps as large as Adam's, so that one rate suits both
-            muon_weight_dimension_numbers=_matrices,
-        )
-        step = optax.partition({True: trained, False: optax.set_to_zero()}, _trained)
-    else:
-        step = optax.adamw(rate, weight_decay=config.weight_decay, mask=_trained)
-    return optax.chain(*clip, step)
-
-
-def _matrices(params: Params) -> Params:
-    """Which parameters Muon takes: the matrices inside, between hidden features."""
-    from optax.contrib import MuonDimensionNumbers
-
-    def one(path, leaf):
-        names = [str(entry.key) for entry in path]
-        inside = any(name.startswith(("round_", "block_")) for name in names)
-        return MuonDimensionNumbers() if inside and leaf.ndim == 2 else None
-
-    return jax.tree.map_with_path(one, params)
-
-
-def _trained(params: Params) -> Params:
-    """Which parameters are trained, and decay: all but the linear path."""
-    return jax.tree.map_with_path(
-        lambda path, _: "linear" not in (entry.key for entry in path), params
-    )
-
-
 @functools.partial(jax.jit, static_argnames="trainer")
 def init(trainer: Trainer, key: Key) -> TrainState:
     """Fresh parameters and optimiser state, replicated over the mesh."""
     key_init, key_train = jax.random.split(key)
     sample = jnp.zeros((1, trainer.spec.num_params))
     params = trainer.module.init(key_init, sample, train=False)["params"]
-    opt_state = optimizer(trainer.config.training).init(params)
+    opt_state = optimizer(trainer.config.training, trainer.mesh).init(params)
     state = TrainState(params, opt_state, jnp.int32(0), key_train)
     return lax.with_sharding_constraint(state, NamedSharding(trainer.mesh, P()))
 
@@ -203,7 +161,7 @@ def _step(trainer: Trainer, state: TrainState, vectors: Array, stats: Statistics
     key = jax.random.fold_in(jax.random.fold_in(state.key, 1), state.step)
     grad_fn = jax.value_and_grad(loss_fn, argnums=1, has_aux=True)
     (_, metrics), grads = grad_fn(trainer, state.params, stats, vectors, key)
-    update = optimizer(trainer.config.training).update
+    update = optimizer(trainer.config.training, trainer.mesh).update
     updates, opt_state = update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
     metrics["grad_norm"] = optax.tree.norm(grads)
@@ -228,6 +186,8 @@ def train_steps(
         return state, jax.tree.map(jnp.add, sums, metrics)
 
     state, sums = lax.fori_loop(0, count, body, (state, sums))
+    # placed as it came, so that no second program is compiled for it
+    state = lax.with_sharding_constraint(state, NamedSharding(trainer.mesh, P()))
     return state, jax.tree.map(lambda total: total / count, sums)
 
 

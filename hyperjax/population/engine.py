@@ -1,13 +1,13 @@
 """Populations of small CNNs, trained and evaluated in lock step.
 
-Everything is written for ONE member and mapped over the population once, at the outside:
-`lax.map` (one member after another inside one compiled epoch, so that a member's activations
-stay in the CPU's cache) or `vmap` (all at once, for accelerators), and members split over
-all devices (`placement`). Members never communicate.
+Everything is written for ONE member and mapped over the population: `lax.map` (one member after
+another inside one compiled epoch, so that a member's activations stay in the CPU's cache) or `vmap`
+(all at once, for accelerators), and members split over all devices (`placement`). Members never
+communicate. Training is mapped at the outside; evaluation inside of the batches, which all members
+share, with what is made of the images alone.
 
-Member i draws its initial weights and its batches from (seed, member id, epoch) alone: it is
-the same whatever the population's size and its chunking, and but for rounding on any number of
-devices.
+Member i draws its initial weights and its batches from (seed, member id, epoch) alone: it is the same
+in a population and a chunk of any size, and but for rounding on any number of devices.
 """
 
 import dataclasses
@@ -162,16 +162,16 @@ def start_member(engine: Engine, vector: Array, member: Hyper) -> Members:
     return Members(vector, tx.init(vector))
 
 
-def outputs_member(engine: Engine, vector: Array, images: Images, index: Array) -> Array:
-    """Logits float32[n, classes] of the network `vector` on chosen images."""
+def outputs_member(engine: Engine, vector: Array, pixels: Array) -> Array:
+    """Logits float32[n, classes] of the network `vector` on normalised images."""
     params = weights.unflatten(engine.spec, vector)
-    return engine.model.apply({"params": params}, normalize(images, index))
+    return engine.model.apply({"params": params}, pixels)
 
 
-def apply_member(engine: Engine, vector: Array, images: Images, index: Array):
-    """Losses float32[n] and predictions int32[n] of the network `vector` on chosen images."""
-    logits = outputs_member(engine, vector, images, index)
-    losses = optax.softmax_cross_entropy_with_integer_labels(logits, images.labels[index])
+def apply_member(engine: Engine, vector: Array, pixels: Array, labels: Array):
+    """Losses float32[n] and predictions int32[n] of the network `vector` on normalised images."""
+    logits = outputs_member(engine, vector, pixels)
+    losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
     # NaN logits would be argmax-ed to class 0
     return losses, jnp.where(jnp.isfinite(losses), logits.argmax(-1), _NO_CLASS)
 
@@ -180,8 +180,9 @@ def gradient(engine: Engine, vector: Array, images: Images, index: Array) -> tup
     """Summed over a batch: gradient float32[D] of the loss, and [loss, correct predictions]."""
 
     def total(vector, index):
-        losses, predictions = apply_member(engine, vector, images, index)
-        correct = jnp.sum(predictions == images.labels[index], dtype=jnp.float32)
+        labels = images.labels[index]
+        losses, predictions = apply_member(engine, vector, normalize(images, index), labels)
+        correct = jnp.sum(predictions == labels, dtype=jnp.float32)
         return losses.sum(), jnp.stack([losses.sum(), correct])
 
     grad_fn, size = jax.grad(total, has_aux=True), engine.micro_batch
@@ -247,51 +248,32 @@ def _running_statistics(spec: WeightSpec) -> np.ndarray | None:
     return np.concatenate(blocks)
 
 
-def evaluate_member(engine: Engine, vector: Array, images: Images) -> Evaluation:
-    """Loss, accuracy and predictions on all images, in batches that fit the cache."""
-    count = len(images.labels)
-    index = placement.batches(engine.mesh, min(engine.micro_batch, count), count)
-
-    def step(carry, index):
-        real, index = index < count, jnp.minimum(index, count - 1)  # the last batches are padded
-        losses, predictions = apply_member(engine, vector, images, index)
-        correct = (predictions == images.labels[index]) & real
-        sums = jnp.stack([jnp.where(real, losses, 0).sum(), correct.sum()])
-        return carry + sums, predictions.astype(jnp.uint8)
-
-    sums, predictions = lax.scan(step, jnp.zeros(2), index)
-    loss, accuracy = placement.summed(engine.mesh, sums) / count
-    return Evaluation(loss, accuracy, placement.joined(engine.mesh, predictions, count))
-
-
-def logits_member(engine: Engine, vector: Array, images: Images) -> Array:
-    """Logits float32[N, classes] on all images, in batches that fit the cache."""
-    count = len(images.labels)
-    index = placement.batches(engine.mesh, min(engine.micro_batch, count), count)
-    index = jnp.minimum(index, count - 1)
-    outputs = lax.map(lambda part: outputs_member(engine, vector, images, part), index)
-    return placement.joined(engine.mesh, outputs, count)
-
-
 # --- the population ---------------------------------------------------------------------
 
 
-def _over_members(engine: Engine, fn: Callable, per_member: Any, *shared: Any) -> Any:
-    """Map `fn(engine, member, *shared)` over the members on every device of the mesh."""
+def _mapped(engine: Engine, fn: Callable, per_member: Any) -> Any:
+    """`fn` of every member, one after another or all at once."""
+    return jax.vmap(fn)(per_member) if engine.mapping == "vmap" else lax.map(fn, per_member)
+
+
+def _over_devices(engine: Engine, fn: Callable, per_member: Any, *shared: Any) -> Any:
+    """`fn(engine, members, *shared)` of the members on every device of the mesh."""
     mesh = placement.mesh_for(engine.mesh, len(jax.tree.leaves(per_member)[0]))
     engine = dataclasses.replace(engine, mesh=mesh)
-
-    def local(per_member, *shared):
-        def one(member):
-            return fn(engine, member, *shared)
-
-        return jax.vmap(one)(per_member) if engine.mapping == "vmap" else lax.map(one, per_member)
-
     specs = (P("member"), *([P()] * len(shared)))
+    local = functools.partial(fn, engine)
     # check_vma: scans start from constants, which do not vary over the members' axis
-    return jax.shard_map(
-        local, mesh=engine.mesh, in_specs=specs, out_specs=P("member"), check_vma=False
-    )(per_member, *shared)
+    spread = jax.shard_map(local, mesh=mesh, in_specs=specs, out_specs=P("member"), check_vma=False)
+    return spread(per_member, *shared)
+
+
+def _over_members(engine: Engine, fn: Callable, per_member: Any, *shared: Any) -> Any:
+    """`fn(engine, member, *shared)` of every member."""
+
+    def local(engine, per_member, *shared):
+        return _mapped(engine, lambda member: fn(engine, member, *shared), per_member)
+
+    return _over_devices(engine, local, per_member, *shared)
 
 
 @functools.partial(jax.jit, static_argnames="engine")
@@ -326,16 +308,51 @@ def train_epoch(
     return _over_members(engine, one, (state, hyper), images, root, epoch)
 
 
+def _evaluate(engine: Engine, vectors: Array, images: Images) -> Evaluation:
+    """In batches that fit the cache: what is made of their images alone (patches of a first
+    convolution, say) is made once for all members."""
+    count = len(images.labels)
+    index = placement.batches(engine.mesh, min(engine.micro_batch, count), count)
+
+    def step(sums, index):
+        real, index = index < count, jnp.minimum(index, count - 1)  # the last batches are padded
+        pixels, labels = normalize(images, index), images.labels[index]
+
+        def one(vector):
+            losses, predictions = apply_member(engine, vector, pixels, labels)
+            correct = (predictions == labels) & real
+            of_batch = jnp.stack([jnp.where(real, losses, 0).sum(), correct.sum()])
+            return of_batch, predictions.astype(jnp.uint8)
+
+        of_batch, predictions = _mapped(engine, one, vectors)
+        return sums + of_batch, predictions.T
+
+    sums, predictions = lax.scan(step, jnp.zeros((len(vectors), 2)), index)
+    loss, accuracy = placement.summed(engine.mesh, sums).T / count
+    return Evaluation(loss, accuracy, placement.joined(engine.mesh, predictions, count).T)
+
+
+def _logits(engine: Engine, vectors: Array, images: Images) -> Array:
+    count = len(images.labels)
+    index = placement.batches(engine.mesh, min(engine.micro_batch, count), count)
+
+    def batch(index):
+        pixels = normalize(images, jnp.minimum(index, count - 1))
+        return _mapped(engine, lambda v: outputs_member(engine, v, pixels), vectors).swapaxes(0, 1)
+
+    return placement.joined(engine.mesh, lax.map(batch, index), count).swapaxes(0, 1)
+
+
 @functools.partial(jax.jit, static_argnames="engine")
 def evaluate(engine: Engine, vectors: Array, images: Images) -> Evaluation:
     """Evaluate flat vectors float32[M, D] on `images`."""
-    return _over_members(engine, evaluate_member, vectors, images)
+    return _over_devices(engine, _evaluate, vectors, images)
 
 
 @functools.partial(jax.jit, static_argnames="engine")
 def logits(engine: Engine, vectors: Array, images: Images) -> Array:
     """Outputs float32[M, N, classes] of flat vectors float32[M, D] on `images`."""
-    return _over_members(engine, logits_member, vectors, images)
+    return _over_devices(engine, _logits, vectors, images)
 
 
 def second_moments(engine: Engine, state: Members) -> Array:

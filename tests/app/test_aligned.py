@@ -9,10 +9,9 @@ import pytest
 from hyperjax import zoo
 from hyperjax.app import aligned
 from hyperjax.config import WeightDataConfig
-from hyperjax.hyperrep import weight_data
 from hyperjax.models.architectures import zoo_cnn_spec
 from hyperjax.store import workdir, zoo_file
-from hyperjax.zoo import METRICS, Split, Zoo
+from hyperjax.zoo import METRICS, Zoo
 
 SPEC = zoo_cnn_spec(1, "tanh")
 CONFIG = WeightDataConfig(epochs_seen=(2, 4))
@@ -101,16 +100,13 @@ def test_a_zoo_without_accuracies(loaded, models):
 def test_only_a_few_members_are_in_memory_at_once(tmp_path, monkeypatch):
     monkeypatch.setattr(aligned, "_IN_MEMORY", 0)
     monkeypatch.setattr(aligned, "_ROWS", 8)
-    monkeypatch.setattr(weight_data, "_CHUNK_BYTES", 1)
-    weights = np.random.default_rng(0).standard_normal((1200, 1, SPEC.num_params), np.float32)
-    models = Zoo(SPEC, weights, np.int32([4]), np.arange(1200), {}, {})
+    weights = np.random.default_rng(0).standard_normal((400, 1, SPEC.num_params), np.float32)
+    models = Zoo(SPEC, weights, np.int32([4]), np.arange(400), {}, {})
     parts = zoo.split_members(models, (0.7, 0.15, 0.15), 0)
-    config, reference = dataclasses.replace(CONFIG, epochs_seen=(4,)), weights[0, 0]
-    few = Split(*(part[:1] for part in parts))
-    aligned.load(tmp_path / "first", config, models, few, reference)  # imports and compiles
+    config = dataclasses.replace(CONFIG, epochs_seen=(4,), align=False)
     tracemalloc.start()
     try:
-        aligned.load(tmp_path / "second", config, models, parts, reference)
+        aligned.load(tmp_path, config, models, parts, weights[0, 0])
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
