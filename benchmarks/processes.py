@@ -3,9 +3,9 @@
     python benchmarks/processes.py [--processes=1,2] [--members=256]
 
 Each is a run of train.py of its own, `--multihost` where there are several, which find each other
-as hosts of a cluster do. Prints the seconds of every stage, compilation included, as the manifest
-has them, the time of the first as a multiple, and how far the weights are from the first's. Appends
-a line to benchmarks/processes.jsonl.
+as hosts of a cluster do, after a short one that leaves it its compiled programs. Prints the seconds
+of every stage as the manifest has them, the time of the first as a multiple, and how far the weights
+are from the first's. Appends a line to benchmarks/processes.jsonl.
 """
 
 import argparse
@@ -29,19 +29,19 @@ FILES = {"zoo": "zoo/zoo.safetensors", "hyperrep/lwln": "hyperrep/lwln.safetenso
          "denoiser": "denoiser/denoiser.safetensors"}  # fmt: skip
 
 
-def command(args: argparse.Namespace, folder: Path) -> list[str]:
+def command(members: int, epochs: int, steps: int, folder: Path) -> list[str]:
     return [
         sys.executable, str(common.ROOT / "train.py"), "--config=configs/digits.py:large",
-        f"--workdir={folder}", f"--config.zoo.num_members={args.members}",
-        f"--config.zoo.epochs={args.epochs}", "--config.zoo.snapshots=()",
-        f"--config.autoencoder.data.epochs_seen=({args.epochs - 1},{args.epochs})",
-        f"--config.autoencoder.training.steps={args.steps}",
-        f"--config.denoiser.training.steps={args.steps}",
+        f"--workdir={folder}", f"--config.zoo.num_members={members}",
+        f"--config.zoo.epochs={epochs}", f"--config.zoo.snapshots=({epochs - 1},{epochs})",
+        f"--config.autoencoder.data.epochs_seen=({epochs - 1},{epochs})",
+        "--config.autoencoder.training.select=last",
+        f"--config.autoencoder.training.steps={steps}", f"--config.denoiser.training.steps={steps}",
     ]  # fmt: skip
 
 
-def train(args: argparse.Namespace, count: int, folder: Path) -> dict[str, float]:
-    """Seconds of the stages, by so many processes of one core each."""
+def train(words: list[str], count: int, folder: Path) -> dict[str, float]:
+    """Seconds of the stages of a command, by so many processes of one core each."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{probe.getsockname()[1]}"
@@ -49,10 +49,10 @@ def train(args: argparse.Namespace, count: int, folder: Path) -> dict[str, float
     processes = []
     for number, core in zip(range(count), common.cores(), strict=False):
         own = os.environ | {"JAX_NUM_CPU_DEVICES": "1"}
+        own |= {"JAX_COMPILATION_CACHE_DIR": str(folder.parent / f"compiled{count}-{number}")}
         own |= cluster | {"JAX_PROCESS_ID": str(number)} if count > 1 else {}
-        words = ["taskset", "-c", str(core), *command(args, folder)]
-        words += ["--multihost"] if count > 1 else []
-        processes.append(subprocess.Popen(words, cwd=common.ROOT, env=own, stdout=subprocess.PIPE))
+        pinned = ["taskset", "-c", str(core), *words, *(["--multihost"] if count > 1 else [])]
+        processes.append(subprocess.Popen(pinned, cwd=common.ROOT, env=own, stdout=subprocess.PIPE))
     outputs = [process.communicate()[0] for process in processes]
     if any(process.returncode for process in processes):
         raise SystemExit(b"\n".join(outputs).decode())
@@ -98,7 +98,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         for count in args.processes:
             own, begin = Path(folder) / str(count), Path(folder) / str(args.processes[0])
-            stages = train(args, count, own)
+            short = Path(folder) / f"short{count}"
+            train(command(args.members, 2, 1, short), count, short)
+            stages = train(command(args.members, args.epochs, args.steps, own), count, own)
             far = {stage: apart(begin / name, own / name) for stage, name in FILES.items()}
             results[count] = {"stages": stages, "apart": far}
     common.record(__file__, settings=vars(args), results=results)

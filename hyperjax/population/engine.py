@@ -6,8 +6,8 @@ another inside one compiled epoch, so that a member's activations stay in the CP
 communicate. Training is mapped at the outside; evaluation inside of the batches, which all members
 share, with what is made of the images alone.
 
-Member i draws its initial weights and its batches from (seed, member id, epoch) alone: it is the same
-in a population and a chunk of any size, and but for rounding on any number of devices.
+Member i draws its initial weights and its batches from (seed, member id, epoch) alone: it is the
+same whatever the population's size and chunks, and but for rounding on any number of devices.
 """
 
 import dataclasses
@@ -351,7 +351,7 @@ def evaluate(engine: Engine, vectors: Array, images: Images) -> Evaluation:
 
 @functools.partial(jax.jit, static_argnames="engine")
 def logits(engine: Engine, vectors: Array, images: Images) -> Array:
-    """Outputs float32[M, N, classes] of flat vectors float32[M, D] on `images`."""
+    """Outputs float32[M, N, classes] of flat vectors float32[M, D]."""
     return _over_devices(engine, _logits, vectors, images)
 
 
