@@ -3,6 +3,7 @@
     python benchmarks/autoencoder.py [--sizes=small,published] [--rounds=3] [--dtype=float32]
     python benchmarks/autoencoder.py --precision=bfloat16  # of layers; PyTorch by autocast
     python benchmarks/autoencoder.py --augmentation=yes    # or no: one of HyperJAX's two contenders
+    python benchmarks/autoencoder.py --profile             # where a step's time goes
 
 Two trainers in one process, the default, slow each other down at the published size.
 
@@ -118,6 +119,41 @@ def show(results: list[dict[str, Any]], ceiling: float, dtype: str) -> Table:
     return table
 
 
+def show_profile(size: str, dtype: str) -> Table:
+    """Shares of the devices' time, by kind of operation."""
+    import jax
+    import jax.numpy as jnp
+
+    from hyperjax import hyperrep
+    from hyperjax.models.architectures import zoo_cnn_spec
+
+    spec, config, steps = zoo_cnn_spec(1, "tanh"), configuration(size, dtype), STEPS[size]
+    vectors = np.random.default_rng(0).normal(size=(700, spec.num_params)).astype(np.float32)
+    trainer = hyperrep.make_trainer(config, spec)
+    stats = jax.tree.map(jnp.asarray, hyperrep.statistics(config.data, spec, vectors))
+    batches = hyperrep.batches(trainer, jax.random.key(1), vectors)(0, steps)
+    state = hyperrep.init(trainer, jax.random.key(0))
+    rest = batches, stats, jnp.int32(steps)
+    program = hyperrep.train_steps.lower(trainer, state, *rest).compile().as_text()
+    state, _ = hyperrep.train_steps(trainer, state, *rest)
+    seconds = common.profile(
+        program, lambda: jax.block_until_ready(hyperrep.train_steps(trainer, state, *rest))
+    )
+    kinds: dict[str, float] = {}
+    for name, took in seconds.items():
+        words = name.split()
+        moment = words[0] if words[0] in ("forward", "backward") else "other"
+        kind = f"{moment} {words[-1].split('/')[-1]}"
+        kinds[kind] = kinds.get(kind, 0.0) + took
+    total, table = sum(kinds.values()), Table(title=f"{size}: share of the devices' time")
+    for column in ("operation", "share", "ms a step"):
+        table.add_column(column, justify="right")
+    for kind, took in sorted(kinds.items(), key=lambda item: -item[1]):
+        if took >= 0.015 * total:
+            table.add_row(kind, f"{took / total:.1%}", f"{1e3 * took / steps:.1f}")
+    return table
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--sizes", type=lambda text: text.split(","), default=list(STEPS))
@@ -127,10 +163,15 @@ def main() -> None:
         "--precision", choices=("float32", "tensorfloat32", "bfloat16"), default="float32"
     )
     parser.add_argument("--augmentation", choices=("both", "yes", "no"), default="both")
+    parser.add_argument("--profile", action="store_true", help="show where a step's time goes")
     args = parser.parse_args()
     import jax
 
     jax.config.update("jax_default_matmul_precision", args.precision)
+    if args.profile:
+        for size in args.sizes:
+            Console(width=110).print(show_profile(size, args.dtype))
+        return
     comparable = args.augmentation != "no" and jax.default_backend() == "cpu"
     ceilings, torch = common.ceilings(), comparable and common.has_torch()
     with ExitStack() as stack:

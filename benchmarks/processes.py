@@ -3,9 +3,9 @@
     python benchmarks/processes.py [--processes=1,2] [--members=256]
 
 Each is a run of train.py of its own, `--multihost` where there are several, which find each other
-as hosts of a cluster do, after a short one that leaves it its compiled programs. Prints the seconds
-of every stage as the manifest has them, the time of the first as a multiple, and how far the weights
-are from the first's. Appends a line to benchmarks/processes.jsonl.
+as hosts of a cluster do, after a short one that leaves it its compiled programs. Prints the
+seconds of every stage as the manifest has them, the time of the first as a multiple, and how far
+the weights are from the first's. Appends a line to benchmarks/processes.jsonl.
 """
 
 import argparse

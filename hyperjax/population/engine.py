@@ -3,8 +3,7 @@
 Everything is written for ONE member and mapped over the population: `lax.map` (one member after
 another inside one compiled epoch, so that a member's activations stay in the CPU's cache) or `vmap`
 (all at once, for accelerators), and members split over all devices (`placement`). Members never
-communicate. Training is mapped at the outside; evaluation inside of the batches, which all members
-share, with what is made of the images alone.
+communicate. Evaluation is mapped inside its batches, which all members share.
 
 Member i draws its initial weights and its batches from (seed, member id, epoch) alone: it is the
 same whatever the population's size and chunks, and but for rounding on any number of devices.
