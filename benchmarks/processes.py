@@ -36,6 +36,7 @@ def command(members: int, epochs: int, steps: int, folder: Path) -> list[str]:
         f"--config.zoo.epochs={epochs}", f"--config.zoo.snapshots=({epochs - 1},{epochs})",
         f"--config.autoencoder.data.epochs_seen=({epochs - 1},{epochs})",
         "--config.autoencoder.training.select=last",
+        "--config.autoencoder.training.schedule=constant",  # cosine's program knows its steps
         f"--config.autoencoder.training.steps={steps}", f"--config.denoiser.training.steps={steps}",
     ]  # fmt: skip
 
@@ -49,7 +50,7 @@ def train(words: list[str], count: int, folder: Path) -> dict[str, float]:
     processes = []
     for number, core in zip(range(count), common.cores(), strict=False):
         own = os.environ | {"JAX_NUM_CPU_DEVICES": "1"}
-        own |= {"JAX_COMPILATION_CACHE_DIR": str(folder.parent / f"compiled{count}-{number}")}
+        own |= {"JAX_COMPILATION_CACHE_DIR": str(folder.parent / f"compiled{count}")}
         own |= cluster | {"JAX_PROCESS_ID": str(number)} if count > 1 else {}
         pinned = ["taskset", "-c", str(core), *words, *(["--multihost"] if count > 1 else [])]
         processes.append(subprocess.Popen(pinned, cwd=common.ROOT, env=own, stdout=subprocess.PIPE))

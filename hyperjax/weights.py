@@ -27,7 +27,7 @@ from hyperjax.types import Array, Params
 KINDS = ("conv", "dense")
 POOLS = ("", "max", "mean")
 NORMS = ("", "batch", "group")
-_BLOCK = 1024  # vectors that are looked at together
+_BLOCK_BYTES = 2**26  # of vectors that are looked at together
 
 
 @dataclasses.dataclass(frozen=True)
@@ -291,19 +291,24 @@ def layer_std(spec: WeightSpec, vectors: Array, floor: float = 1e-4) -> np.ndarr
     _check_last_axis(spec, vectors)
     if len(vectors) == 0:
         raise HyperJaxError("standard deviation of no vectors: the population is empty")
-
-    def blocks() -> Iterator[np.ndarray]:  # they may be larger than memory
-        for begin in range(0, len(vectors), _BLOCK):
-            yield np.asarray(vectors[begin : begin + _BLOCK]).reshape(-1, spec.num_params)
-
     count = math.prod(vectors.shape[:-1])
-    mean = sum(block.sum(0, dtype=np.float64) for block in blocks()) / count
+    mean = sum(block.sum(0, dtype=np.float64) for block in blocks(vectors)) / count
     centre = np.concatenate([np.full(p.stop - p.start, mean[p].mean()) for p in spec.slices])
-    squares = sum(((block - centre) ** 2).sum(0) for block in blocks())
+    squares = sum(((block - centre) ** 2).sum(0) for block in blocks(vectors))
     counts = np.array([count * (p.stop - p.start) - 1 for p in spec.slices])
     with np.errstate(invalid="ignore", divide="ignore"):
         stds = np.sqrt([squares[p].sum() for p in spec.slices] / counts)
     return np.maximum(stds, floor).astype(np.float32)
+
+
+def blocks(vectors: Array, rows: np.ndarray | None = None) -> Iterator[np.ndarray]:
+    """Vectors [N, ..., D], or those in some `rows` of them, as float32[n, D], some at a time: they
+    may be the memory map of a file that is larger than memory."""
+    rows = np.arange(len(vectors)) if rows is None else rows
+    each = max(1, _BLOCK_BYTES // (4 * math.prod(vectors.shape[1:])))
+    for begin in range(0, len(rows), each):
+        block = np.asarray(vectors[rows[begin : begin + each]], np.float32)
+        yield block.reshape(-1, vectors.shape[-1])
 
 
 def _check_last_axis(spec: WeightSpec, vectors: Array) -> None:

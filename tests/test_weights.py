@@ -133,7 +133,7 @@ def test_layer_std_on_the_published_check():
 
 
 def test_layer_std_of_members_block_by_block(monkeypatch):
-    monkeypatch.setattr(weights, "_BLOCK", 3)
+    monkeypatch.setattr(weights, "_BLOCK_BYTES", 3 * 2 * TINY.num_params * 4)
     rng = np.random.default_rng(0)
     values = np.float32(rng.normal(5, 2, (10, 2, TINY.num_params)))
     expected = [np.std(np.float64(values[..., part]), ddof=1) for part in TINY.slices]

@@ -10,7 +10,7 @@ import jax
 from rich.table import Table
 
 from hyperjax import cost
-from hyperjax.app import aligned, machine
+from hyperjax.app import machine
 from hyperjax.app.machine import on_cpu
 from hyperjax.app.progress import console
 from hyperjax.config import AutoencoderConfig, Config, DenoiserConfig, ZooConfig
@@ -90,28 +90,37 @@ def population_stage(
     )
 
 
+def aligned_stage(size: int) -> Stage:
+    """Align weights of so many bytes into a file (`aligned`)."""
+    less = "config field autoencoder.data.epochs_seen"
+    return Stage("aligned weights", math.nan, 0.0, 1, less, size)
+
+
 def autoencoder_stage(
-    name: str, config: AutoencoderConfig, zoo: ZooConfig, spec: WeightSpec
+    name: str, config: AutoencoderConfig, zoo: ZooConfig, spec: WeightSpec, in_file: bool = False
 ) -> Stage:
-    """Train one hyper-representation, on as many devices as it uses."""
+    """Train one hyper-representation, on as many devices as it uses. What it learns from lies in
+    memory, or in a file."""
     used = used_devices(config, spec)
     local = sum(device.process_index == jax.process_index() for device in used)
     samples = zoo.split[0] * zoo.num_members * len(config.data.epochs_seen)
-    held, copies, disk = _learned_from(samples, spec, local)
+    held, copies = _learned_from(samples, spec, local, in_file)
     memory = cost.autoencoder_bytes(config, spec, len(used)) + held
-    disk += 2 * 4 * 5 * cost.autoencoder_params(config.architecture, spec)  # two checkpoints
+    disk = 2 * 4 * 5 * cost.autoencoder_params(config.architecture, spec)  # two checkpoints
     work = config.training.steps * cost.autoencoder_flops(config, spec)
     return Stage(name, work, memory, local, "config field autoencoder", disk, copies)
 
 
-def denoiser_stage(config: DenoiserConfig, zoo: ZooConfig, spec: WeightSpec) -> Stage:
-    """Train the denoiser."""
+def denoiser_stage(
+    config: DenoiserConfig, zoo: ZooConfig, spec: WeightSpec, in_file: bool = False
+) -> Stage:
+    """Train the denoiser, on what lies in memory or in a file."""
     samples = zoo.split[0] * zoo.num_members * config.snapshots
     params, platform = cost.denoiser_params(config.graph, spec), jax.local_devices()[0].platform
     local = min(jax.local_device_count(), max(1, config.training.batch_size // 8))
     batch = math.ceil(config.training.batch_size / local)  # of a device
     examples = min(examples_at_once(config, platform), batch)
-    held, copies, _ = _learned_from(samples, spec, local)
+    held, copies = _learned_from(samples, spec, local, in_file)
     memory = cost.denoiser_bytes(config, spec, int(samples), examples) + held
     work = config.training.steps * cost.denoiser_flops(config, spec)
     return Stage(
@@ -128,11 +137,12 @@ def reading_stage(name: str, models: Zoo, config: Config, num_samples: int) -> S
     return Stage(name, math.nan, memory, 1, "--num_samples", 0.0, copies)
 
 
-def _learned_from(samples: float, spec: WeightSpec, devices: int) -> tuple[float, float, float]:
-    """`_copied` of the weights that a model learns from, and bytes of the disk: where they lie in a
-    file, none of them are in memory but those that are just used."""
-    size = 4 * samples * spec.num_params
-    return (0.0, 0.0, size) if aligned.in_file(size) else (*_copied(size, devices), 0.0)
+def _learned_from(
+    samples: float, spec: WeightSpec, devices: int, in_file: bool
+) -> tuple[float, float]:
+    """`_copied` of the weights that a model learns from: where they lie in a file, none of them are
+    in memory but those that are just used."""
+    return (0.0, 0.0) if in_file else _copied(4 * samples * spec.num_params, devices)
 
 
 def _copied(size: float, devices: int) -> tuple[float, float]:

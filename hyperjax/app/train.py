@@ -11,6 +11,7 @@ import numpy as np
 
 from hyperjax import distributed, zoo
 from hyperjax.app import (
+    aligned,
     foreign_zoo,
     integrity,
     machine,
@@ -108,6 +109,7 @@ def _build(made: Run, entry: dict[str, Any]) -> None:
         with _measured(entry, "zoo", path, path.with_suffix(".checkpoints")):
             make_population(path, recipe, config, made.task, title)
     integrity.check_zoo(path)
+    aligned.remove_damaged(folder)
     if made.has_images:
         make_moments(made)
     if not any(workdir.hyperrep_path(folder, name).exists() for name in variants(config)):
@@ -152,11 +154,17 @@ def _announce(made: Run, entry: dict[str, Any]) -> tuple[list[plan.Stage], float
         images, spec = made.images.num_images, engine.spec
         stages += [plan.population_stage("zoo", engine, config.zoo, images, members, epochs)]
     zoo = dataclasses.replace(config.zoo, num_members=members)
+    size = aligned.size(config.autoencoder.data, members, spec)
+    mapped, learning = aligned.in_file(size), []
     for name, variant in variants(config).items():
         if not workdir.hyperrep_path(folder, name).exists():
-            stages += [plan.autoencoder_stage(f"hyperrep/{name}", variant, zoo, spec)]
+            stage = plan.autoencoder_stage(f"hyperrep/{name}", variant, zoo, spec, mapped)
+            learning.append(stage)
     if config.denoiser.training.steps and not workdir.denoiser_path(folder).exists():
-        stages += [plan.denoiser_stage(config.denoiser, zoo, spec)]
+        learning.append(plan.denoiser_stage(config.denoiser, zoo, spec, mapped))
+    if learning and mapped and not workdir.aligned_path(folder).exists():
+        stages.append(plan.aligned_stage(size))
+    stages += learning
     entry["announced"] = plan.announced(stages)
     if not stages:
         return [], 0.0

@@ -243,7 +243,9 @@ def _write(
             column = int(np.searchsorted(recipe.epochs, epoch))
             kept = {"weights": vectors} | ({} if moments is None else {"second_moments": moments})
             for first, tensors in distributed.own_parts(kept):
-                own = rows[first : first + len(tensors["weights"])]  # what follows them is padding
+                own = rows[first : first + len(tensors["weights"])]
+                if not len(own):  # all of them are padding
+                    continue
                 tensors = {name: found[: len(own)] for name, found in tensors.items()}
                 tensors |= {
                     f"metrics/{n}": values[n][first : first + len(own)] for n in zoo.METRICS

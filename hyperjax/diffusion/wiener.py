@@ -25,8 +25,6 @@ from hyperjax.errors import HyperJaxError
 from hyperjax.types import Array
 from hyperjax.weights import WeightSpec
 
-_BLOCK = 1024  # members that are looked at together
-
 
 class Wiener(NamedTuple):
     """Mean and covariance of a population, in K = min(N - 1, D) principal axes.
@@ -50,7 +48,8 @@ def fit(
     """Mean and shrunk covariance (divisor N) of vectors float32[N, D], or [M, E, D] of M members.
 
     Args:
-      vectors: may be the memory map of a file that is larger than memory.
+      vectors: may be the memory map of a file that is larger than memory, as long as there are more
+        of them than weights; fewer are all read.
       shrinkage: the intensity a in [0, 1]; None: that of Ledoit and Wolf.
       rows: int[n], those along the first axis that count; None: all of them.
       unit: float32[D], what they are divided by; None: nothing.
@@ -91,9 +90,7 @@ def _blocks(
     vectors: Array, rows: np.ndarray, unit: Array | None, centre: Array
 ) -> Iterator[np.ndarray]:
     """Vectors float32[n, D] of some members at a time, divided, less the centre."""
-    for begin in range(0, len(rows), _BLOCK):
-        block = np.asarray(vectors[rows[begin : begin + _BLOCK]], np.float32)
-        block = block.reshape(-1, block.shape[-1])
+    for block in weights.blocks(vectors, rows):
         yield (block if unit is None else block / unit[None]) - centre.astype(np.float32)[None]
 
 

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from hyperjax import weights
 from hyperjax.config import AutoencoderConfig
 from hyperjax.hyperrep import losses
 from hyperjax.hyperrep.model import Statistics, to_inputs
@@ -14,7 +15,6 @@ from hyperjax.types import Array, Params
 from hyperjax.weights import WeightSpec
 
 _LATENT_STD = 0.4  # of a principal component's latent before the tanh
-_BLOCK = 4096  # rows that are treated together, in float64
 
 
 def principal_components(
@@ -58,8 +58,8 @@ def principal_components(
 
 def _blocks(spec: WeightSpec, stats: Statistics, vectors: Array) -> Iterator[np.ndarray]:
     """The encoder's inputs, some rows at a time: `vectors` may be larger than memory."""
-    for begin in range(0, len(vectors), _BLOCK):
-        yield np.asarray(to_inputs(spec, stats, np.asarray(vectors[begin : begin + _BLOCK])))
+    for block in weights.blocks(vectors):
+        yield np.asarray(to_inputs(spec, stats, block))
 
 
 def _principal_axes(

@@ -140,7 +140,7 @@ def batches(trainer: Trainer, key: Key, data: Array) -> Callable[[int, int], Arr
     """
     size, data = trainer.config.training.batch_size, np.asarray(data)
     batch, per_epoch = min(size, len(data)), max(1, len(data) // size)
-    bits = np.asarray(jax.random.key_data(key))  # a copy: those of a state are donated
+    bits = np.array(jax.random.key_data(key))  # a copy: those of a state are donated
     key = jax.random.wrap_key_data(bits, impl=jax.random.key_impl(key))
     sharding = NamedSharding(trainer.mesh, P(None, "batch" if batch == size else None))
 

@@ -350,7 +350,7 @@ def evaluate(engine: Engine, vectors: Array, images: Images) -> Evaluation:
 
 @functools.partial(jax.jit, static_argnames="engine")
 def logits(engine: Engine, vectors: Array, images: Images) -> Array:
-    """Outputs float32[M, N, classes] of flat vectors float32[M, D]."""
+    """Outputs float32[M, N, classes] of flat vectors float32[M, D] on `images`."""
     return _over_devices(engine, _logits, vectors, images)
 
 

@@ -35,7 +35,7 @@ def atomic_stream(path: str | os.PathLike, parts: Iterable[bytes | memoryview], 
         return
     path = Path(path)
     # in the same folder: a rename across file systems would not be atomic
-    partial = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}.partial")
+    partial = partial_of(path, os.getpid(), secrets.randbits(32))
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
@@ -50,6 +50,11 @@ def atomic_stream(path: str | os.PathLike, parts: Iterable[bytes | memoryview], 
             raise
     except OSError as error:
         raise cannot_write(path, error, size) from error
+
+
+def partial_of(path: Path, process: int, token: int) -> Path:
+    """The name of a file while it is written, of which `remove_partials` knows it."""
+    return path.with_name(f".{path.name}.{process}.{token:08x}.partial")
 
 
 def cannot_write(path: Path, error: OSError, size: int) -> HyperJaxError:

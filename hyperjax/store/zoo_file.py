@@ -12,13 +12,16 @@ checksums, when they are done, and the file gets its name when it is whole. Seve
 one file, each with its own members (`put`).
 """
 
+import fcntl
 import json
 import math
 import os
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 
 from hyperjax import weights
@@ -33,6 +36,7 @@ SCHEMA = 1
 FORMAT = "hyperjax-zoo"
 SUMS = "checksums/"  # before the name of a tensor, that of its checksums
 _WITHOUT_MEMBERS = ("epochs",)  # tensors that have one checksum
+_PAGE = 2**16  # bytes, at least those of a page
 _SMALL = 2**24  # bytes; a file up to this is checked whenever it is read
 _DTYPES = {
     "F32": np.dtype("<f4"), "I32": np.dtype("<i4"), "I64": np.dtype("<i8"), "U32": np.dtype("<u4"),
@@ -132,10 +136,8 @@ def blank(
 
 
 def put(path: Path, rows: np.ndarray, column: int, tensors: dict[str, np.ndarray]) -> None:
-    """Write one snapshot of members into a file that `allocate` has made.
-
-    No byte beside theirs is touched, while a memory map writes whole pages: processes on several
-    hosts may fill one file at once. `sync` has to follow before others read it.
+    """Write one snapshot of members into a file that `allocate` has made. Several processes may
+    fill one file at once, each with its own members; `sync` has to follow before others read it.
 
     Args:
       rows: int[R], of the members.
@@ -145,19 +147,13 @@ def put(path: Path, rows: np.ndarray, column: int, tensors: dict[str, np.ndarray
     Raises HyperJaxError if the system refuses.
     """
     fields, _, start, _ = _fields(path)
-    try:
-        with open(path, "rb+", buffering=0) as file:
-            for name, values in tensors.items():
-                field = fields[name]
-                values = np.ascontiguousarray(values, _DTYPES[field["dtype"]])
-                size = values[:1].nbytes
-                begin = start + field["data_offsets"][0] + column * size
-                for row, value in zip(rows.tolist(), values, strict=True):
-                    os.pwrite(file.fileno(), value, begin + row * field["shape"][1] * size)
-    except OSError as error:
-        raise cannot_write(
-            path, error, sum(values.nbytes for values in tensors.values())
-        ) from error
+    with _writing(path) as file:
+        for name, values in tensors.items():
+            field = fields[name]
+            values = np.ascontiguousarray(values, _DTYPES[field["dtype"]])
+            size = values[:1].nbytes
+            begin = start + field["data_offsets"][0] + column * size
+            _write_at(file, begin + np.asarray(rows) * field["shape"][1] * size, values)
 
 
 def seal(path: Path, rows: Iterable[int] | None = None, names: Collection[str] = ()) -> None:
@@ -170,15 +166,47 @@ def seal(path: Path, rows: Iterable[int] | None = None, names: Collection[str] =
     """
     fields, _, start, _ = _fields(path)
     tensors = _mapped(path)[0]
-    with open(path, "rb+", buffering=0) as file:
+    with _writing(path) as file:
         for name, array in tensors.items():
             if name.startswith(SUMS) or SUMS + name not in tensors or (names and name not in names):
                 continue
             blocks, begin = _blocks(name, array), start + fields[SUMS + name]["data_offsets"][0]
-            those = range(len(blocks)) if rows is None or len(blocks) == 1 else np.asarray(rows)
+            every = rows is None or name in _WITHOUT_MEMBERS
+            those = np.arange(len(blocks)) if every else np.asarray(rows, int)
             sums = checksums.crc32_of_rows(blocks, those).astype("<u4")
-            for row, value in zip(those, sums, strict=True):
-                os.pwrite(file.fileno(), value, begin + int(row) * value.nbytes)
+            if every:  # in one piece
+                those, sums = those[:1], sums[None]
+            _write_at(file, begin + 4 * those, sums)
+
+
+@contextmanager
+def _writing(path: Path) -> Iterator[Any]:
+    try:
+        with open(path, "rb+", buffering=0) as file:
+            yield file
+    except OSError as error:
+        size = path.stat().st_size if path.exists() else 0
+        raise cannot_write(path, error, size) from error
+
+
+def _write_at(file: Any, places: np.ndarray, values: np.ndarray) -> None:
+    """Write `values[i]` at the byte `places[i]`. Of several processes none writes meanwhile on the
+    pages between the first and the last: where they lie on NFS, each reads and writes back whole
+    pages, and they see each other's bytes only through locks."""
+    if not len(places):
+        return
+    first = int(places.min()) // _PAGE * _PAGE
+    length, several = int(places.max()) + values[0].nbytes - first, jax.process_count() > 1
+    length = -(-length // _PAGE) * _PAGE
+    if several:
+        fcntl.lockf(file, fcntl.LOCK_EX, length, first)
+    for place, value in zip(places.tolist(), values, strict=True):
+        left = value.tobytes()
+        while left:
+            written = os.pwrite(file.fileno(), left, place)
+            left, place = left[written:], place + written
+    if several:
+        fcntl.lockf(file, fcntl.LOCK_UN, length, first)
 
 
 def _blocks(name: str, array: np.ndarray) -> np.ndarray:
@@ -211,6 +239,13 @@ def _damaged(path: Path, tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray
     return found
 
 
+def digest(path: str | Path) -> int | None:
+    """What tells members' weights from others, without reading them: of their checksums. None: the
+    file has none. Raises HyperJaxError as `read` does."""
+    sums = _mapped(Path(path))[0].get(SUMS + "weights")
+    return None if sums is None else checksums.crc32(sums)
+
+
 def damage(path: str | Path, found: dict[str, np.ndarray]) -> HyperJaxError:
     """The error for what `damaged` has found."""
     parts = [
@@ -235,11 +270,8 @@ def flush(zoo: Zoo) -> None:
 
 def sync(path: Path) -> None:
     """Write to disk what this process has put into a file."""
-    try:
-        with open(path, "rb+") as file:
-            os.fsync(file.fileno())
-    except OSError as error:
-        raise cannot_write(path, error, path.stat().st_size if path.exists() else 0) from error
+    with _writing(path) as file:
+        os.fsync(file.fileno())
 
 
 def publish(partial: Path, path: Path) -> None:
@@ -275,13 +307,9 @@ def read(path: str | Path, *, writable: bool = False) -> Zoo:
     >>> hj.read_zoo("runs/digits/zoo/zoo.safetensors").weights.dtype
     dtype('float32')
     """
-    path = Path(path)
+    path, prefix = Path(path), "metrics/"
     arrays, meta = _mapped(path, writable=writable)
-    metrics = {
-        name.removeprefix("metrics/"): array
-        for name, array in arrays.items()
-        if name.startswith("metrics/")
-    }
+    metrics = {n.removeprefix(prefix): x for n, x in arrays.items() if n.startswith(prefix)}
     try:
         found = Zoo(
             spec=weights.from_json(meta["spec"]),

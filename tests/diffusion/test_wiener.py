@@ -10,7 +10,7 @@ from denoiser_cases import SPECS, apply, linear_error, transforms, vectors_of
 from sampler_cases import assert_moments
 from sklearn.covariance import LedoitWolf
 
-from hyperjax import symmetry
+from hyperjax import symmetry, weights
 from hyperjax.diffusion import wiener
 from hyperjax.errors import HyperJaxError
 from hyperjax.weights import LayerSpec, WeightSpec
@@ -65,7 +65,7 @@ def test_fit_is_the_shrunk_covariance(count, size, shrinkage):
 @pytest.mark.parametrize("count", [16, 60])
 def test_members_are_looked_at_in_blocks_units_and_rows(tmp_path, monkeypatch, count):
     """Of a file, some members at a time, two vectors of each: what all at once, divided, give."""
-    monkeypatch.setattr(wiener, "_BLOCK", 7)
+    monkeypatch.setattr(weights, "_BLOCK_BYTES", 7 * 2 * 19 * 4)
     vectors, unit = mixed(2 * count, 19).reshape(count, 2, 19), np.linspace(0.5, 20, 19)
     np.save(tmp_path / "vectors.npy", vectors)
     rows = np.random.default_rng(1).permutation(count)[: count // 2]

@@ -74,6 +74,12 @@ def test_stacked_muon_is_muon(devices):
     ours, theirs = after(optimizer(CONFIG, mesh)), after(plain())
     for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
+    if devices == 2:  # each of them has one of the stack's two
+        update = jax.jit(optimizer(CONFIG, mesh).update)
+        params = draw(0)
+        state = optimizer(CONFIG, mesh).init(params)
+        program = update.lower(draw(1), state, params).compile().as_text()
+        assert "f32[1,6,8]" in program
     start = draw(0)
     assert np.abs(ours["round_0"]["up"]["kernel"] - start["round_0"]["up"]["kernel"]).max() > 1e-3
     np.testing.assert_array_equal(

@@ -350,3 +350,39 @@ def test_what_is_put_changes_nothing_beside_it(tmp_path, zoo):
         zoo_file.put(path, np.array([3]), 1, {"weights": new})
     with pytest.raises(HyperJaxError, match=r"cannot write .*No such file"):
         zoo_file.sync(path)
+
+
+def test_no_member_is_sealed_that_is_not_asked_for(tmp_path, zoo):
+    """Not even the only one."""
+    path = tmp_path / "zoo"
+    one = Zoo(SPEC, zoo.weights[:1, :1], np.int32([3]), np.array([7]),
+              {name: values[:1, :1] for name, values in zoo.metrics.items()}, INFO)  # fmt: skip
+    zoo_file.allocate(path, SPEC, one.members, one.epochs, INFO)
+    zoo_file.put(path, np.array([0]), 0, {"weights": one.weights[:, 0]})
+    zoo_file.seal(path, [])
+    assert {"weights", "members"} <= zoo_file.damaged(path).keys()
+    assert "epochs" not in zoo_file.damaged(path)
+    zoo_file.seal(path, [0])
+    assert not zoo_file.damaged(path)
+
+
+def test_short_writes_are_gone_on_with(tmp_path, zoo, monkeypatch):
+    write = os.pwrite
+    monkeypatch.setattr(os, "pwrite", lambda file, data, at: write(file, data[:5], at))
+    path = tmp_path / "zoo"
+    zoo_file.allocate(path, SPEC, zoo.members, zoo.epochs, INFO)
+    for column in range(3):
+        tensors = {f"metrics/{name}": values[:, column] for name, values in zoo.metrics.items()}
+        zoo_file.put(path, np.arange(5), column, tensors | {"weights": zoo.weights[:, column]})
+    zoo_file.seal(path)
+    assert not zoo_file.damaged(path)
+    assert_same(zoo_file.read(path), zoo)
+
+
+def test_a_digest_tells_weights_apart(tmp_path, zoo):
+    first, other = tmp_path / "first", tmp_path / "other"
+    zoo_file.write(first, zoo)
+    zoo_file.write(other, dataclasses.replace(zoo, info={"seed": 3}))
+    assert zoo_file.digest(first) == zoo_file.digest(other)
+    zoo_file.write(other, dataclasses.replace(zoo, weights=zoo.weights + np.float32(1e-6)))
+    assert zoo_file.digest(first) != zoo_file.digest(other)
