@@ -141,16 +141,16 @@ def show_profile(size: str, dtype: str) -> Table:
     )
     kinds: dict[str, float] = {}
     for name, took in seconds.items():
-        words = name.split()
+        words = name.split() or ["unnamed"]
         moment = words[0] if words[0] in ("forward", "backward") else "other"
         kind = f"{moment} {words[-1].split('/')[-1]}"
         kinds[kind] = kinds.get(kind, 0.0) + took
     total, table = sum(kinds.values()), Table(title=f"{size}: share of the devices' time")
-    for column in ("operation", "share", "ms a step"):
+    for column in ("operation", "share"):
         table.add_column(column, justify="right")
     for kind, took in sorted(kinds.items(), key=lambda item: -item[1]):
         if took >= 0.015 * total:
-            table.add_row(kind, f"{took / total:.1%}", f"{1e3 * took / steps:.1f}")
+            table.add_row(kind, f"{took / total:.1%}")
     return table
 
 
