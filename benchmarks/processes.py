@@ -91,7 +91,7 @@ def main() -> None:
     parser.add_argument("--processes", type=common.sizes, default=[1, 2])
     parser.add_argument("--members", type=int, default=256)
     parser.add_argument("--epochs", type=int, default=10)
-    parser.add_argument("--steps", type=int, default=60, help="of autoencoder and denoiser")
+    parser.add_argument("--steps", type=int, default=20, help="of autoencoder and denoiser")
     args = parser.parse_args()
     if max(args.processes) > len(common.cores()):
         parser.error(f"--processes: there are {len(common.cores())} cores")

@@ -4,6 +4,7 @@ import jax
 import numpy as np
 import pytest
 from hyperrep_cases import (
+    DIM,
     KEY,
     LINEAR,
     SIZES,
@@ -18,8 +19,8 @@ from hyperrep_cases import (
 )
 from sklearn.decomposition import PCA
 
-from hyperjax import hyperrep
-from hyperjax.hyperrep import HyperRep, linear, losses, training
+from hyperjax import hyperrep, weights
+from hyperjax.hyperrep import HyperRep, losses, training
 from hyperjax.hyperrep.model import to_inputs
 
 
@@ -58,7 +59,7 @@ def test_the_decoder_is_that_of_least_squares(monkeypatch):
     encoder, decoder = (model.params[part]["linear"]["kernel"] for part in ("encoder", "decoder"))
     expected = np.linalg.lstsq(np.tanh(inputs @ np.float64(encoder)), inputs, rcond=1e-6)[0]
     np.testing.assert_allclose(decoder, expected, rtol=1e-4, atol=1e-4)
-    monkeypatch.setattr(linear, "_BLOCK", 7)
+    monkeypatch.setattr(weights, "_BLOCK_BYTES", 7 * 4 * DIM)
     assert_trees_equal(started(LINEAR).params, model.params, rtol=1e-4, atol=1e-5)
 
 
