@@ -47,12 +47,13 @@ lint: install ## check style and format
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-bench: install ## measure every path on this machine, which is to do nothing else: 30 minutes
+bench: install ## measure every path on this machine, which is to do nothing else: half an hour
 	@set -e; for words in \
-	  "population.py --members=1,128 --rounds=2 --precisions=float32,bfloat16" \
-	  "autoencoder.py --augmentation=yes" "denoiser.py" "scaling.py" "processes.py" \
-	  "samplers.py" "zoo_io.py" "integrity.py" "import_zoo.py" "startup.py" \
-	  "memory.py --case=smoke" "scale.py --members=1000"; \
+	  "population.py --members=1,128 --batches=32 --rounds=2 --precisions=float32,bfloat16" \
+	  "autoencoder.py --augmentation=yes --rounds=2" "denoiser.py --sizes=small --rounds=2" \
+	  "scaling.py" "processes.py --members=128 --epochs=5 --steps=5" "samplers.py" "zoo_io.py" \
+	  "integrity.py" "import_zoo.py" "startup.py" "memory.py --case=smoke" \
+	  "scale.py --members=1000"; \
 	do echo "== $$words"; $(BIN)/python benchmarks/$$words; done
 
 chaos: install ## kill every command 50 times, take its disk away 20 times a fault: hours
