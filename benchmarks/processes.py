@@ -2,10 +2,12 @@
 
     python benchmarks/processes.py [--processes=1,2] [--members=256]
 
-Each is a run of train.py of its own, `--multihost` where there are several, which find each other
-as hosts of a cluster do, after a short one that leaves it its compiled programs. Prints the
-seconds of every stage as the manifest has them, the time of the first as a multiple, and how far
-the weights are from the first's. Appends a line to benchmarks/processes.jsonl.
+Each runs train.py twice, `--multihost` where there are several, which find each other as hosts of
+a cluster do: once for two epochs of the zoo and a step of each model, once for more. Prints the
+seconds of every stage of the longer run as the manifest has them; seconds an epoch or a step, by
+the difference of both, so that what is compiled or prepared does not count; both of the first as a
+multiple; and how far the weights are from the first's. No compiled program is kept. Appends a line
+to benchmarks/processes.jsonl.
 """
 
 import argparse
@@ -36,7 +38,6 @@ def command(members: int, epochs: int, steps: int, folder: Path) -> list[str]:
         f"--config.zoo.epochs={epochs}", f"--config.zoo.snapshots=({epochs - 1},{epochs})",
         f"--config.autoencoder.data.epochs_seen=({epochs - 1},{epochs})",
         "--config.autoencoder.training.select=last",
-        "--config.autoencoder.training.schedule=constant",  # cosine's program knows its steps
         f"--config.autoencoder.training.steps={steps}", f"--config.denoiser.training.steps={steps}",
     ]  # fmt: skip
 
@@ -50,7 +51,7 @@ def train(words: list[str], count: int, folder: Path) -> dict[str, float]:
     processes = []
     for number, core in zip(range(count), common.cores(), strict=False):
         own = os.environ | {"JAX_NUM_CPU_DEVICES": "1"}
-        own |= {"JAX_COMPILATION_CACHE_DIR": str(folder.parent / f"compiled{count}")}
+        own |= {"JAX_ENABLE_COMPILATION_CACHE": "false"}
         own |= cluster | {"JAX_PROCESS_ID": str(number)} if count > 1 else {}
         pinned = ["taskset", "-c", str(core), *words, *(["--multihost"] if count > 1 else [])]
         processes.append(subprocess.Popen(pinned, cwd=common.ROOT, env=own, stdout=subprocess.PIPE))
@@ -75,14 +76,18 @@ def apart(ours: Path, theirs: Path) -> float:
 
 def show(results: dict[int, dict[str, Any]]) -> Table:
     table = Table(title="train.py: seconds by stage")
-    for column in ("stage", "processes", "seconds", "first / it", "apart from the first's"):
+    columns = ["stage", "processes", "seconds", "first / it", "an epoch or step", "first / it"]
+    for column in (*columns, "apart from the first's"):
         table.add_column(column, justify="right")
     first = next(iter(results.values()))
     for stage in FILES:
         for count, found in results.items():
-            seconds, base = found["stages"][stage], first["stages"][stage]
+            cells = [stage, str(count)]
+            for part in ("stages", "each"):
+                seconds, base = found[part][stage], first[part][stage]
+                cells += [f"{seconds:.3g}", f"{base / seconds:.2f}"]
             far = f"{found['apart'][stage]:.0e}" if found["apart"][stage] else "equal to the bit"
-            table.add_row(stage, str(count), f"{seconds:.1f}", f"{base / seconds:.2f}", far)
+            table.add_row(*cells, far)
     return table
 
 
@@ -100,10 +105,12 @@ def main() -> None:
         for count in args.processes:
             own, begin = Path(folder) / str(count), Path(folder) / str(args.processes[0])
             short = Path(folder) / f"short{count}"
-            train(command(args.members, 2, 1, short), count, short)
+            less = train(command(args.members, 2, 1, short), count, short)
             stages = train(command(args.members, args.epochs, args.steps, own), count, own)
+            more = {stage: args.steps - 1 for stage in FILES} | {"zoo": args.epochs - 2}
+            each = {stage: (stages[stage] - less[stage]) / more[stage] for stage in FILES}
             far = {stage: apart(begin / name, own / name) for stage, name in FILES.items()}
-            results[count] = {"stages": stages, "apart": far}
+            results[count] = {"stages": stages, "each": each, "apart": far}
     common.record(__file__, settings=vars(args), results=results)
     Console().print(show(results))
 
