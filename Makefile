@@ -3,6 +3,7 @@ VENV ?= .venv
 
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+
 .DEFAULT_GOAL := help
 .PHONY: help install demo test end-to-end lowest audit lint bench chaos clean
 

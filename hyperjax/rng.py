@@ -3,6 +3,7 @@
 import enum
 
 import jax
+import numpy as np
 
 from hyperjax.types import Key
 
@@ -34,3 +35,9 @@ def root_key(seed: int, stream: Stream) -> Key:
 def experiment_key(seed: int, name: str) -> Key:
     """The key of an experiment's own randomness."""
     return jax.random.fold_in(root_key(seed, Stream.EXPERIMENTS), _EXPERIMENTS[name])
+
+
+def copied(key: Key) -> Key:
+    """The same key in a buffer of its own, bound to no device of a mesh."""
+    bits = np.array(jax.random.key_data(key))
+    return jax.random.wrap_key_data(bits, impl=jax.random.key_impl(key))

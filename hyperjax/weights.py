@@ -304,10 +304,10 @@ def layer_std(spec: WeightSpec, vectors: Array, floor: float = 1e-4) -> np.ndarr
 def blocks(vectors: Array, rows: np.ndarray | None = None) -> Iterator[np.ndarray]:
     """Vectors [N, ..., D], or those in some `rows` of them, as float32[n, D], some at a time: they
     may be the memory map of a file that is larger than memory."""
-    rows = np.arange(len(vectors)) if rows is None else rows
     each = max(1, _BLOCK_BYTES // (4 * math.prod(vectors.shape[1:])))
-    for begin in range(0, len(rows), each):
-        block = np.asarray(vectors[rows[begin : begin + each]], np.float32)
+    for begin in range(0, len(vectors if rows is None else rows), each):
+        part = slice(begin, begin + each)  # no copy where all are wanted
+        block = np.asarray(vectors[part if rows is None else rows[part]], np.float32)
         yield block.reshape(-1, vectors.shape[-1])
 
 

@@ -24,6 +24,7 @@ from hyperjax.diffusion.wiener import Wiener
 from hyperjax.hyperrep.optimizer import optimizer
 from hyperjax.hyperrep.training import Progress, place
 from hyperjax.models.graph import GraphDenoiser
+from hyperjax.rng import copied
 from hyperjax.types import Array, Key, Params
 from hyperjax.weights import WeightSpec
 
@@ -200,8 +201,7 @@ def _drawn(key: Key, first: Array, size: int, folds: int, members: int) -> tuple
 def members_of(trainer: Trainer, key: Key, data: Data) -> Callable[[int, int], Drawn]:
     """`give(step, count)`, the members of so many steps, each of one fold. They depend on the key
     and the step alone. Each process reads of `data.vectors` what its own devices want."""
-    bits = np.array(jax.random.key_data(key))  # a copy: those of a state are donated
-    key = jax.random.wrap_key_data(bits, impl=jax.random.key_impl(key))
+    key = copied(key)  # a state's is donated
     size, vectors = trainer.config.training.batch_size, np.asarray(data.vectors)
     split = NamedSharding(trainer.mesh, P(None, "batch"))
 

@@ -20,6 +20,7 @@ from hyperjax.hyperrep import augment, linear, losses
 from hyperjax.hyperrep.model import Statistics, to_inputs
 from hyperjax.hyperrep.optimizer import optimizer
 from hyperjax.models.autoencoder import Autoencoder
+from hyperjax.rng import copied
 from hyperjax.types import Array, Key, Params
 from hyperjax.weights import WeightSpec
 
@@ -140,8 +141,7 @@ def batches(trainer: Trainer, key: Key, data: Array) -> Callable[[int, int], Arr
     """
     size, data = trainer.config.training.batch_size, np.asarray(data)
     batch, per_epoch = min(size, len(data)), max(1, len(data) // size)
-    bits = np.array(jax.random.key_data(key))  # a copy: those of a state are donated
-    key = jax.random.wrap_key_data(bits, impl=jax.random.key_impl(key))
+    key = copied(key)  # a state's is donated
     sharding = NamedSharding(trainer.mesh, P(None, "batch" if batch == size else None))
 
     @functools.lru_cache(maxsize=1)

@@ -386,3 +386,31 @@ def test_a_digest_tells_weights_apart(tmp_path, zoo):
     assert zoo_file.digest(first) == zoo_file.digest(other)
     zoo_file.write(other, dataclasses.replace(zoo, weights=zoo.weights + np.float32(1e-6)))
     assert zoo_file.digest(first) != zoo_file.digest(other)
+
+
+def test_of_several_processes_one_at_a_time_writes_a_page(tmp_path, zoo, monkeypatch):
+    """Every byte is written while its page is locked, and all locks are given back."""
+    path, held, written = tmp_path / "zoo", [], []
+    zoo_file.allocate(path, SPEC, zoo.members, zoo.epochs, INFO)
+    write = os.pwrite
+
+    def lock(file, how, length, first):
+        if how == zoo_file.fcntl.LOCK_EX:
+            held.append((first, first + length))
+        else:
+            held.remove((first, first + length))
+
+    def locked_write(file, data, at):
+        ((first, last),) = held
+        assert first <= at // 4096 * 4096
+        assert -(-(at + len(data)) // 4096) * 4096 <= last
+        written.append(at)
+        return write(file, data, at)
+
+    monkeypatch.setattr(zoo_file.jax, "process_count", lambda: 2)
+    monkeypatch.setattr(zoo_file.fcntl, "lockf", lock)
+    monkeypatch.setattr(os, "pwrite", locked_write)
+    zoo_file.put(path, np.array([1, 4]), 2, {"weights": zoo.weights[[1, 4], 2]})
+    zoo_file.seal(path, [1, 4])
+    assert not held
+    assert len(written) > 4
