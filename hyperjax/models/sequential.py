@@ -170,6 +170,8 @@ class Sequential(nn.Module):
     def __call__(self, images_NxHxWxC: Array) -> Array:
         act, x = activation_fn(self.spec.activation), columns(images_NxHxWxC)
         *hidden, last = self.spec.layers
-        for layer in hidden:
+        for layer, after in zip(hidden, self.spec.layers[1:], strict=True):
             x = activate(layer, act, Layer(layer, self.conv_form, name=layer.name)(x))
+            if after.kind == "conv":
+                x = conv.computed_once(x)
         return Layer(last, self.conv_form, name=last.name)(x).T

@@ -189,3 +189,13 @@ def test_the_gradient_of_a_tie_goes_to_the_first_maximum():
     np.testing.assert_array_equal(grad[0, :, :, 0], [[1, 0], [0, 0]])
     np.testing.assert_array_equal(grad[0, :, :, 1], [[0, 1], [0, 0]])
     np.testing.assert_array_equal(grad[0, :, :, 2], [[0, 0], [1, 0]])
+
+
+def test_computed_once_changes_nothing():
+    x = np.float32([[[[1.5, -2, np.inf, np.nan]]]])
+    for value in (x, x[..., ::-1], np.zeros((2, 1, 1, 3), np.float32)):
+        np.testing.assert_array_equal(jax.jit(conv.computed_once)(value), value)
+    rows = np.float32(np.random.default_rng(0).normal(size=(3, 2, 1, 1, 4)))
+    np.testing.assert_array_equal(jax.vmap(conv.computed_once)(rows), rows)
+    weighed = jax.grad(lambda x: jnp.sum(rows[0] * conv.computed_once(x)))(rows[1])
+    np.testing.assert_array_equal(weighed, rows[0])

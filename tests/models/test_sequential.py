@@ -4,6 +4,7 @@ import dataclasses
 import math
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from scipy.signal import correlate
@@ -12,7 +13,7 @@ import hyperjax as hj
 from hyperjax import symmetry, weights
 from hyperjax.config import TrainingConfig
 from hyperjax.errors import HyperJaxError
-from hyperjax.models import architectures, sequential
+from hyperjax.models import architectures, conv, sequential
 from hyperjax.models.sequential import Sequential
 from hyperjax.population.repair import fit_repair, preactivations, repair
 from hyperjax.types import Images
@@ -305,3 +306,17 @@ def test_repair_of_normalised_networks():
 def test_specs_survive_a_file(name):
     spec = SPECS[name]
     assert weights.from_json(weights.to_json(spec)) == spec
+
+
+@pytest.mark.skipif(jax.default_backend() != "cpu", reason="about XLA's CPU backend")
+@pytest.mark.parametrize("once", [True, False])
+def test_activations_are_computed_once_not_for_every_window(once, monkeypatch):
+    if not once:  # what it is there for: without it, the check below fails
+        monkeypatch.setattr(conv, "computed_once", lambda x: x)
+    spec = architectures.architecture("cnn3", channels=3, image_size=(32, 32), activation="tanh")
+    net = Sequential(spec, "tiles")
+    images = jnp.zeros((32, 32, 32, 3))
+    params = net.init(jax.random.key(0), images)
+    text = jax.jit(net.apply).lower(params, images).compile().as_text()
+    joined = [part for part in text.split("\n\n") if "tanh(" in part and "concatenate(" in part]
+    assert bool(joined) != once
