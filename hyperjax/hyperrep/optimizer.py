@@ -18,7 +18,7 @@ from hyperjax.types import Params
 def optimizer(config: OptimizationConfig, mesh: Mesh | None = None) -> optax.GradientTransformation:
     """AdamW, or Muon for the matrices inside and AdamW for the rest, with linear warm-up, then
     constant or cosine decay; gradient norm clipped. With a mesh, of one axis "batch", its devices
-    share Muon's work."""
+    share Muon's work, if they are of one process."""
     peak, warmup = config.learning_rate, config.warmup_steps
     if config.schedule == "cosine":
         # a run shorter than its warm-up never comes to the decay, which optax wants all the same
@@ -97,12 +97,15 @@ def _dimensions(gathered: dict[str, Any]) -> dict[str, Any]:
 
 
 def _spread(stack: jax.Array, mesh: Mesh | None) -> jax.Array:
-    """A stack over the devices."""
-    if mesh is None or len(stack) % mesh.size:
+    """A stack over the devices of one process: between processes it takes longer to send what they
+    compute than to compute it."""
+    if mesh is None or mesh.is_multi_process or len(stack) % mesh.size:
         return stack
     return lax.with_sharding_constraint(stack, NamedSharding(mesh, P("batch")))
 
 
 def _whole(stack: jax.Array, mesh: Mesh | None) -> jax.Array:
     """And again on each of them."""
-    return stack if mesh is None else lax.with_sharding_constraint(stack, NamedSharding(mesh, P()))
+    if mesh is None or mesh.is_multi_process:
+        return stack
+    return lax.with_sharding_constraint(stack, NamedSharding(mesh, P()))
