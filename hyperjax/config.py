@@ -165,6 +165,7 @@ class AutoencoderConfig:
     data: WeightDataConfig = WeightDataConfig()
     loss: LossConfig = LossConfig()
     training: OptimizationConfig = OptimizationConfig()
+    micro_batch: int = _number(0)  # views a device computes at once; 0: what suits its cache
     # trained beside it, with all else equal: lwln or no_lwln (its twin), vae
     variants: tuple[str, ...] = ("no_lwln",)
 

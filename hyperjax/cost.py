@@ -4,6 +4,7 @@ Counts are those of the mathematics, two operations per multiply-add; elementwis
 an implementation wastes, are left out. docs/performance.md compares them with the clock.
 """
 
+import dataclasses
 import itertools
 import math
 
@@ -64,9 +65,11 @@ def autoencoder_flops(config: AutoencoderConfig, spec: WeightSpec) -> int:
     """Operations of one training step: two views of every example, forward and backward."""
     c, tokens = config.architecture, spec.num_tokens
     if c.network == "graph":
-        ends = (1 + c.variational) * c.latent * (1 + tokens) * c.graph.node_dim
-        trained = 2 * graph_macs(c.graph, spec, 1) + ends + c.latent * c.graph.condition_dim
-        return 2 * (2 * config.training.batch_size) * 3 * (trained + _fixed(c, spec))
+        trained = graph_macs(c.graph, spec, 1 + c.linear_path) + graph_macs(c.graph, spec, 1)
+        # the encoder's linear path is computed twice, once with a gradient of its inputs, and so
+        # is the decoder's; layers in their place are computed and trained once
+        trained += _posterior(c, spec) + 2 * spec.num_params * c.latent
+        return 2 * (2 * config.training.batch_size) * 3 * trained
     embedding = sum(layer.num_neurons * layer.token_size for layer in spec.layers) * c.dim
     pooled = tokens * c.dim if c.compression == "linear" else c.dim
     if c.compression == "token" and c.blocks:  # the last block computes one token of T
@@ -88,12 +91,16 @@ def _fixed(c: ArchitectureConfig, spec: WeightSpec) -> int:
     return spec.num_params * c.latent * c.linear_path
 
 
+def _posterior(c: ArchitectureConfig, spec: WeightSpec) -> int:
+    """Weights of a graph's log-variances, which all nodes give."""
+    return c.variational * c.latent * (1 + spec.num_tokens) * c.graph.node_dim
+
+
 def decoding_flops(c: ArchitectureConfig, spec: WeightSpec) -> int:
     """Operations to decode one latent."""
     tokens = spec.num_tokens
     if c.network == "graph":
-        macs = graph_macs(c.graph, spec, 1) + c.latent * (1 + tokens) * c.graph.node_dim
-        return 2 * (macs + _fixed(c, spec))
+        return 2 * (graph_macs(c.graph, spec, 1) + c.latent * spec.num_params)
     macs = c.latent * tokens * c.dim + c.blocks * _block_macs(c, tokens)
     macs += sum(layer.num_neurons * layer.token_size for layer in spec.layers) * c.dim
     return 2 * (macs + c.latent * spec.num_params * c.linear_path)
@@ -103,8 +110,9 @@ def autoencoder_params(c: ArchitectureConfig, spec: WeightSpec) -> int:
     """Number of weights of the matrix products, biases and norms aside."""
     tokens = spec.num_tokens
     if c.network == "graph":
-        ends = (2 + c.variational) * c.latent * (1 + tokens) * c.graph.node_dim
-        return 2 * denoiser_params(c.graph, spec) + ends + 2 * _fixed(c, spec)
+        graph, maps = dataclasses.replace(c.graph, condition_dim=1), 2 + c.linear_path
+        both = denoiser_params(graph, spec, 1 + c.linear_path) + denoiser_params(graph, spec, 1)
+        return both + _posterior(c, spec) + maps * spec.num_params * c.latent
     embedding = sum(layer.token_size for layer in spec.layers) * c.dim
     pooled = tokens * c.dim if c.compression == "linear" else c.dim
     blocks = 2 * c.blocks * (4 * c.dim**2 + 2 * c.dim * c.mlp_dim)
@@ -112,17 +120,18 @@ def autoencoder_params(c: ArchitectureConfig, spec: WeightSpec) -> int:
     return 2 * embedding + blocks + bottleneck + 2 * spec.num_params * c.latent * c.linear_path
 
 
-def autoencoder_bytes(config: AutoencoderConfig, spec: WeightSpec, devices: int) -> int:
+def autoencoder_bytes(
+    config: AutoencoderConfig, spec: WeightSpec, devices: int, at_once: int = 0
+) -> int:
     """Memory of training on each device, roughly: weights, gradients, moments and the best
-    weights; activations that the backward pass reads."""
+    weights; activations that the backward pass reads, of so many networks `at_once` (0: all)."""
     c, tokens = config.architecture, spec.num_tokens
+    examples = 2 * math.ceil(config.training.batch_size / devices)
     if c.network == "graph":
-        examples = 2 * math.ceil(config.training.batch_size / devices)
         kept = 5 * 4 * autoencoder_params(c, spec)
-        return kept + examples * 2 * _graph_activations(c.graph, spec)
+        return kept + min(at_once or math.inf, examples) * 2 * _graph_activations(c.graph, spec)
     width = 2 if c.dtype == "bfloat16" else 4
     block = tokens * (10 * c.dim + 2 * c.mlp_dim) + 3 * c.heads * tokens**2
-    examples = 2 * math.ceil(config.training.batch_size / devices)
     return 5 * 4 * autoencoder_params(c, spec) + examples * 2 * c.blocks * block * width
 
 
@@ -157,11 +166,12 @@ def denoiser_flops(config: DenoiserConfig, spec: WeightSpec) -> int:
     return 2 * config.training.batch_size * (3 * graph_macs(config.graph, spec, 2) + linear)
 
 
-def denoiser_params(c: GraphConfig, spec: WeightSpec) -> int:
-    """Number of weights of the graph network, norms and biases aside."""
+def denoiser_params(c: GraphConfig, spec: WeightSpec, vectors: int = 2) -> int:
+    """Number of weights of the graph network of networks of so many `vectors`, norms and biases
+    aside."""
     edges, nodes = _graph_sizes(spec)
     kernels = sum(block for _, block in symmetry.input_blocks(spec))
-    ends = 3 * (kernels * c.edge_dim + len(spec.layers) * c.node_dim)
+    ends = (vectors + 1) * (kernels * c.edge_dim + len(spec.layers) * c.node_dim)
     positions = edges * c.edge_dim + nodes * c.node_dim
     if c.equivariant:  # of the input and of the last layer's neurons alone
         positions = (1 + spec.layers[-1].num_neurons) * c.node_dim

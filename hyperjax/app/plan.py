@@ -14,9 +14,9 @@ from hyperjax.app import machine
 from hyperjax.app.machine import on_cpu
 from hyperjax.app.progress import console
 from hyperjax.config import AutoencoderConfig, Config, DenoiserConfig, ZooConfig
-from hyperjax.diffusion.denoiser_training import examples_at_once
+from hyperjax.diffusion import denoiser_training
 from hyperjax.errors import HyperJaxError
-from hyperjax.hyperrep.training import used_devices
+from hyperjax.hyperrep import training
 from hyperjax.population import Engine
 from hyperjax.population.evaluation import members_per_call
 from hyperjax.weights import WeightSpec
@@ -101,11 +101,12 @@ def autoencoder_stage(
 ) -> Stage:
     """Train one hyper-representation, on as many devices as it uses. What it learns from lies in
     memory, or in a file."""
-    used = used_devices(config, spec)
+    used = training.used_devices(config, spec)
     local = sum(device.process_index == jax.process_index() for device in used)
     samples = zoo.split[0] * zoo.num_members * len(config.data.epochs_seen)
     held, copies = _learned_from(samples, spec, local, in_file)
-    memory = cost.autoencoder_bytes(config, spec, len(used)) + held
+    at_once = training.examples_at_once(config, used[0].platform)
+    memory = cost.autoencoder_bytes(config, spec, len(used), at_once) + held
     disk = 2 * 4 * 5 * cost.autoencoder_params(config.architecture, spec)  # two checkpoints
     work = config.training.steps * cost.autoencoder_flops(config, spec)
     return Stage(name, work, memory, local, "config field autoencoder", disk, copies)
@@ -119,7 +120,7 @@ def denoiser_stage(
     params, platform = cost.denoiser_params(config.graph, spec), jax.local_devices()[0].platform
     local = min(jax.local_device_count(), max(1, config.training.batch_size // 8))
     batch = math.ceil(config.training.batch_size / local)  # of a device
-    examples = min(examples_at_once(config, platform), batch)
+    examples = min(denoiser_training.examples_at_once(config, platform), batch)
     held, copies = _learned_from(samples, spec, local, in_file)
     memory = cost.denoiser_bytes(config, spec, int(samples), examples) + held
     work = config.training.steps * cost.denoiser_flops(config, spec)

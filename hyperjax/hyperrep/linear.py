@@ -53,6 +53,8 @@ def principal_components(
         decoder = _least_squares(blocks, encoder, c.tanh)
     params["encoder"]["linear"]["kernel"] = jnp.asarray(encoder, jnp.float32)
     params["decoder"]["linear"]["kernel"] = jnp.asarray(decoder, jnp.float32)
+    if c.network == "graph":
+        params["encoder"]["linear_decoder"]["kernel"] = jnp.asarray(decoder, jnp.float32)
     return params
 
 

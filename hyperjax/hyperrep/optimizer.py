@@ -44,7 +44,7 @@ def optimizer(config: OptimizationConfig, mesh: Mesh | None = None) -> optax.Gra
 def _trained(params: Params) -> Params:
     """Which parameters are trained, and decay: all but the linear path."""
     return jax.tree.map_with_path(
-        lambda path, _: "linear" not in (entry.key for entry in path), params
+        lambda path, _: not any(entry.key.startswith("linear") for entry in path), params
     )
 
 

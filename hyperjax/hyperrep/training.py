@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jax import lax
+from jax.flatten_util import ravel_pytree
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -25,6 +26,7 @@ from hyperjax.types import Array, Key, Params
 from hyperjax.weights import WeightSpec
 
 _LARGE = 10_000_000  # weights of an autoencoder
+_MICRO_BATCH = 4  # networks whose graphs stay in a core's cache
 STEPS_PER_CALL = 10  # between two signs of life
 
 
@@ -98,9 +100,20 @@ def loss_fn(
 
     Of a VAE, `losses.kl_penalty` joins the reconstruction, which is of samples of the posterior.
     """
-    c, spec = trainer.config, trainer.spec
     # the first three are what a split in three gives
     key_views, key_corrupt, key_dropout, key_latent = jax.random.split(key, 4)
+    inputs, target = _views(trainer, stats, vectors, key_views, key_corrupt)
+    latents, outputs, projections = trainer.module.apply(
+        {"params": params}, inputs, train=True, rngs={"dropout": key_dropout, "latent": key_latent}
+    )
+    return _objective(trainer, stats, latents, outputs, projections, target)
+
+
+def _views(
+    trainer: Trainer, stats: Statistics, vectors: Array, key_views: Key, key_corrupt: Key
+) -> tuple[Array, Array]:
+    """Of networks [B, D]: two augmented views each, [2 B, D], and what they should become."""
+    c, spec = trainer.config, trainer.spec
     views = [
         augment.networks(k, spec, c.data.augment, vectors) for k in jax.random.split(key_views)
     ]
@@ -108,12 +121,15 @@ def loss_fn(
     pairs = jnp.stack(views, axis=1).reshape(-1, spec.num_params)
     clean = to_inputs(spec, stats, pairs)
     inputs = augment.corrupt(key_corrupt, c.data.augment, clean)
-    latents, outputs, projections = trainer.module.apply(
-        {"params": params}, inputs, train=True, rngs={"dropout": key_dropout, "latent": key_latent}
-    )
-    target = clean if c.loss.target == "original" else inputs
-    scale = losses.loss_scale(c.loss, stats)
-    loss, _ = losses.reconstruction(spec, outputs, target, scale)
+    return inputs, clean if c.loss.target == "original" else inputs
+
+
+def _objective(
+    trainer: Trainer, stats: Statistics, latents: Any, outputs: Array, projections: Array, target
+) -> tuple[Array, dict[str, Array]]:
+    """The loss, and its parts by name. Projections may be those of more networks."""
+    c, spec = trainer.config, trainer.spec
+    loss, _ = losses.reconstruction(spec, outputs, target, losses.loss_scale(c.loss, stats))
     metrics = {"reconstruction": loss}
     if c.architecture.variational:
         metrics["kl"] = losses.gaussian_kl(*latents).sum(-1).mean()
@@ -123,6 +139,61 @@ def loss_fn(
         metrics["contrast"] = contrast
         loss = c.loss.beta * loss + (1 - c.loss.beta) * contrast
     return loss, metrics | {"loss": loss}
+
+
+def _grads(
+    trainer: Trainer, params: Params, stats: Statistics, vectors: Array, key: Key
+) -> tuple[Params, dict[str, Array]]:
+    """The gradient of `loss_fn`, and its parts. Each device computes its share of the batch, a
+    graph network in small parts, forward again before backward, and one array is summed over the
+    devices: between processes on CPUs a sum for every parameter takes longer than all else."""
+    c = trainer.config.architecture
+    if c.dropout or c.variational or len(vectors) % trainer.mesh.size:
+        # random numbers inside the network are those of the whole batch
+        of_all = jax.grad(loss_fn, argnums=1, has_aux=True)
+        return of_all(trainer, params, stats, vectors, key)
+
+    def local(params, stats, inputs, target):
+        params, stats = lax.pcast((params, stats), "batch", to="varying")
+
+        def loss(params):
+            latents, outputs, projections = _in_parts(trainer, params, inputs)
+            projections = lax.all_gather(projections, "batch", tiled=True)
+            return _objective(trainer, stats, latents, outputs, projections, target)
+
+        flat, unravel = ravel_pytree(jax.grad(loss, has_aux=True)(params))
+        return unravel(lax.pmean(flat, "batch"))
+
+    key_views, key_corrupt, *_ = jax.random.split(key, 4)
+    views = _views(trainer, stats, vectors, key_views, key_corrupt)
+    split = jax.shard_map(
+        local, mesh=trainer.mesh, in_specs=(P(), P(), P("batch"), P("batch")), out_specs=P()
+    )
+    return split(params, stats, *views)
+
+
+def _in_parts(trainer: Trainer, params: Params, inputs: Array) -> tuple[Array, Array, Array]:
+    """The autoencoder's outputs of a device's inputs [N, D], so many of them at once that
+    activations stay in its cache: those of a part are computed again for the backward pass."""
+
+    def apply(inputs):
+        return trainer.module.apply({"params": params}, inputs, train=True)
+
+    size = examples_at_once(trainer.config, trainer.mesh.devices.flat[0].platform)
+    if not size or len(inputs) <= size or len(inputs) % size:
+        return apply(inputs)
+    parts = lax.map(jax.checkpoint(apply), inputs.reshape(-1, size, inputs.shape[-1]))
+    return jax.tree.map(lambda leaf: leaf.reshape(-1, leaf.shape[-1]), parts)
+
+
+def examples_at_once(config: AutoencoderConfig, platform: str) -> int:
+    """Views that a device computes at once; 0: all, where random numbers inside the network are
+    those of the whole batch."""
+    c = config.architecture
+    if c.dropout or c.variational:
+        return 0
+    graph = platform == "cpu" and c.network == "graph"
+    return config.micro_batch or (_MICRO_BATCH if graph else 0)
 
 
 @functools.partial(jax.jit, static_argnames="count")
@@ -159,8 +230,7 @@ def batches(trainer: Trainer, key: Key, data: Array) -> Callable[[int, int], Arr
 
 def _step(trainer: Trainer, state: TrainState, vectors: Array, stats: Statistics):
     key = jax.random.fold_in(jax.random.fold_in(state.key, 1), state.step)
-    grad_fn = jax.value_and_grad(loss_fn, argnums=1, has_aux=True)
-    (_, metrics), grads = grad_fn(trainer, state.params, stats, vectors, key)
+    grads, metrics = _grads(trainer, state.params, stats, vectors, key)
     update = optimizer(trainer.config.training, trainer.mesh).update
     updates, opt_state = update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)

@@ -9,13 +9,19 @@ Not in the paper: `linear_path` adds a linear encoder and decoder beside the att
 fixed. The attention starts at zero and learns what it misses (docs/design.md).
 
 With `network="graph"`, messages between neurons and along edges (`models.graph`) stand in for the
-attention over tokens, which knows nothing of which weight connects which neurons.
+attention over tokens, which knows nothing of which weight connects which neurons. On both sides of
+the linear path's maps E and D, or of trained ones, networks are computed from networks,
+
+    z = tanh(E (x + F(x, D tanh(E x)))),    y = D z + G(D z),
+
+so that no weights of theirs grow with the latent.
 
 With `variational` it is a variational autoencoder (paper appendix E): the encoder gives a Gaussian.
 """
 
 import functools
 import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import flax.linen as nn
@@ -25,7 +31,7 @@ from flax.linen.initializers import lecun_normal, normal, variance_scaling, zero
 from jax import lax
 
 from hyperjax import weights
-from hyperjax.config import ArchitectureConfig
+from hyperjax.config import ArchitectureConfig, GraphConfig
 from hyperjax.models.graph import Embed, Readout, Round
 from hyperjax.models.product import as_dot_general, product
 from hyperjax.types import Array
@@ -116,6 +122,23 @@ class Fixed(nn.Module):
         return x_BxF @ lax.stop_gradient(self.param("kernel", zeros, shape))
 
 
+def _linear_map(c: ArchitectureConfig, features: int, name: str, init: Callable) -> nn.Module:
+    """The linear path, or without one a layer in its place that is trained."""
+    if c.linear_path:
+        return Fixed(features, name="linear")
+    return _dense(features, jnp.float32, name, init)
+
+
+def _messages(config: GraphConfig, spec: WeightSpec, vectors_BxVxD: Array) -> tuple[Array, Array]:
+    """Inside a compact module: of networks, by messages along their edges, all nodes [B, N], and
+    networks [B, D], zeros at the start of training."""
+    graph = Embed(config, spec, name="embed")(vectors_BxVxD)
+    for i in range(config.rounds):
+        graph = Round(config, spec, name=f"round_{i}")(graph)
+    found = Readout(config, spec, name="readout")(graph)
+    return graph.nodes.reshape(len(graph.nodes), -1), found
+
+
 class Posterior(NamedTuple):
     """What a variational encoder gives: independent Gaussians."""
 
@@ -134,27 +157,30 @@ class Encoder(nn.Module):
     def __call__(self, vectors_BxD: Array, *, train: bool) -> Array | Posterior:
         c = self.config
         if c.network == "graph":
-            pooled = self._graph(vectors_BxD)
+            pooled, z_BxZ = self._graph(vectors_BxD)
         else:
             pooled = self._tokens(vectors_BxD, train)
-        init = zeros if c.linear_path else None
-        z_BxZ = _dense(c.latent, jnp.float32, "bottleneck", init)(pooled)
-        if c.linear_path:
-            z_BxZ = z_BxZ + Fixed(c.latent, name="linear")(vectors_BxD)
+            init = zeros if c.linear_path else None
+            z_BxZ = _dense(c.latent, jnp.float32, "bottleneck", init)(pooled)
+            if c.linear_path:
+                z_BxZ = z_BxZ + Fixed(c.latent, name="linear")(vectors_BxD)
         if (
             c.variational
         ):  # at first the variance is the prior's, or what the linear path sets it to
             return Posterior(z_BxZ, _dense(c.latent, jnp.float32, "log_variance", zeros)(pooled))
         return jnp.tanh(z_BxZ) if c.tanh else z_BxZ
 
-    def _graph(self, vectors_BxD: Array) -> Array:
-        """All nodes, after messages along the edges."""
-        config, nothing = self.config.graph, jnp.zeros((len(vectors_BxD), 1))
-        graph = Embed(config, self.spec, name="embed")(vectors_BxD[:, None])
-        for i in range(config.rounds):
-            graph = Round(config, self.spec, name=f"round_{i}")(graph, nothing)
-        nodes = nn.LayerNorm(name="norm")(graph.nodes)
-        return nodes.reshape(len(nodes), -1)
+    def _graph(self, vectors_BxD: Array) -> tuple[Array, Array]:
+        """All nodes, and latents before their tanh. The network is shown what the linear path keeps
+        of it: what that loses is what it has to tell."""
+        c, seen = self.config, [vectors_BxD]
+        encode = _linear_map(c, c.latent, "to_latent", lecun_normal())
+        if c.linear_path:
+            z_BxZ = encode(vectors_BxD)
+            decode = Fixed(self.spec.num_params, name="linear_decoder")
+            seen.append(decode(jnp.tanh(z_BxZ) if c.tanh else z_BxZ))
+        nodes, more_BxD = _messages(c.graph, self.spec, jnp.stack(seen, axis=1))
+        return nodes, encode(vectors_BxD + more_BxD)
 
     def _tokens(self, vectors_BxD: Array, train: bool) -> Array:
         """The compression token, or all tokens, after attention."""
@@ -189,25 +215,14 @@ class Decoder(nn.Module):
 
     @nn.compact
     def __call__(self, z_BxZ: Array, *, train: bool) -> Array:
-        c, linear_BxD = self.config, jnp.zeros((len(z_BxZ), self.spec.num_params))
-        if c.linear_path:
-            linear_BxD = Fixed(self.spec.num_params, name="linear")(z_BxZ)
+        c = self.config
         if c.network == "graph":
-            return linear_BxD + self._graph(z_BxZ, linear_BxD)
-        return linear_BxD + self._tokens(z_BxZ, train)
-
-    def _graph(self, z_BxZ: Array, linear_BxD: Array) -> Array:
-        """What messages along the edges of the linear path's networks add to them; the latent
-        reaches every node at the start, and every round."""
-        config = self.config.graph
-        condition = nn.silu(_dense(config.condition_dim, jnp.float32, "condition")(z_BxZ))
-        graph = Embed(config, self.spec, name="embed")(linear_BxD[:, None])
-        shape = graph.nodes.shape
-        more = _dense(shape[1] * shape[2], jnp.float32, "expand")(z_BxZ)
-        graph = graph._replace(nodes=graph.nodes + more.reshape(shape))
-        for i in range(config.rounds):
-            graph = Round(config, self.spec, name=f"round_{i}")(graph, condition)
-        return Readout(config, self.spec, name="readout")(graph)
+            linear_BxD = _linear_map(c, self.spec.num_params, "from_latent", zeros)(z_BxZ)
+            return linear_BxD + _messages(c.graph, self.spec, linear_BxD[:, None])[1]
+        outputs_BxD = self._tokens(z_BxZ, train)
+        if c.linear_path:
+            outputs_BxD += Fixed(self.spec.num_params, name="linear")(z_BxZ)
+        return outputs_BxD
 
     def _tokens(self, z_BxZ: Array, train: bool) -> Array:
         c, dtype = self.config, jnp.dtype(self.config.dtype)

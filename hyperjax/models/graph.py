@@ -120,18 +120,25 @@ class Embed(nn.Module):
 
 
 class Round(nn.Module):
-    """One round of messages; `condition` [B, C] shifts what edges and nodes compute."""
+    """One round of messages; `condition` [B, C], if there is one, shifts what edges and nodes
+    compute."""
 
     config: GraphConfig
     spec: WeightSpec
 
     @nn.compact
-    def __call__(self, graph: Graph, condition_BxC: Array) -> Graph:
+    def __call__(self, graph: Graph, condition_BxC: Array | None = None) -> Graph:
         c, dtype = self.config, self.config.dtype
         edges, nodes = graph
         norm = functools.partial(nn.LayerNorm, use_bias=False)
+
+        def shift_of(features: int, name: str) -> Array:
+            if condition_BxC is None:
+                return self.param(name, zeros, (1, features))
+            return _dense(features, dtype, name)(condition_BxC)
+
         # Edges: from themselves, their two neurons and the noise level.
-        shift = _dense(c.edge_hidden, dtype, "edge_condition")(condition_BxC)
+        shift = shift_of(c.edge_hidden, "edge_condition")
         ends = _dense(2 * c.edge_hidden, dtype, "ends", bias=False)(norm(name="norm_ends")(nodes))
         to, source = jnp.split(ends, 2, axis=-1)
         sums = _spread(self.spec, to + shift[:, None], source)
@@ -145,7 +152,7 @@ class Round(nn.Module):
         # Nodes: from their edges, from one another, and from themselves and the noise level.
         nodes += _dense(c.node_dim, dtype, "messages")(_collect(hidden))
         nodes += Attention(c.heads, dtype, name="attention")(norm(name="norm_attention")(nodes))
-        shift = _dense(c.node_hidden, dtype, "node_condition")(condition_BxC)
+        shift = shift_of(c.node_hidden, "node_condition")
         h = _dense(c.node_hidden, dtype, "node_in", bias=False)(norm(name="norm_mlp")(nodes))
         nodes += _dense(c.node_dim, dtype, "node_out")(nn.gelu(h + shift[:, None]))
         return Graph(edges, nodes)

@@ -11,7 +11,11 @@ from typing import Any
 from hyperjax.config import AugmentConfig, AutoencoderConfig, flat, nested
 from hyperjax.errors import HyperJaxError
 
-_PARTS = {f.name: f.default for f in dataclasses.fields(AutoencoderConfig) if f.name != "variants"}
+_PARTS = {
+    field.name: field.default
+    for field in dataclasses.fields(AutoencoderConfig)
+    if dataclasses.is_dataclass(field.default)
+}
 _MOVED = {  # 0.1: the autoencoder's fields were not grouped
     f"autoencoder.{field.name}": f"autoencoder.{part}.{field.name}"
     for part, default in _PARTS.items()

@@ -1,6 +1,8 @@
 """The autoencoder whose encoder and decoder send messages along a network's own edges."""
 
 import dataclasses
+import functools
+import itertools
 
 import jax
 import jax.numpy as jnp
@@ -13,10 +15,12 @@ from hyperjax.config import ArchitectureConfig, AutoencoderConfig, GraphConfig, 
 from hyperjax.hyperrep import HyperRep, losses, training
 from hyperjax.models.architectures import zoo_cnn_spec
 from hyperjax.models.autoencoder import Autoencoder
+from hyperjax.models.graph import Embed, Readout, Round
 
 GRAPH = GraphConfig(
     edge_dim=8, edge_hidden=12, node_dim=8, node_hidden=12, heads=2, rounds=1, condition_dim=6
 )
+LINEAR_PATH = (("encoder", "linear"), ("decoder", "linear"))
 CONFIG = changed(LINEAR, architecture={"network": "graph", "graph": GRAPH, "dropout": 0.0})
 
 
@@ -38,9 +42,9 @@ def test_at_the_start_it_is_the_linear_path(linear_path):
     params = jax.jit(lambda: module.init(KEY, x, train=False)["params"])()
     if linear_path:
         rng = np.random.default_rng(1)
-        for part in ("encoder", "decoder"):
-            kernel = params[part]["linear"]["kernel"]
-            params[part]["linear"]["kernel"] = rng.normal(0, 0.1, kernel.shape).astype(np.float32)
+        for part, name in LINEAR_PATH:
+            kernel = params[part][name]["kernel"]
+            params[part][name]["kernel"] = rng.normal(0, 0.1, kernel.shape).astype(np.float32)
     z, out, _ = module.apply({"params": params}, x, train=False)
     if linear_path:
         encoder, decoder = (params[name]["linear"]["kernel"] for name in ("encoder", "decoder"))
@@ -78,8 +82,8 @@ def test_all_but_the_linear_path_is_trained(optimizer):
     params = random_params(module_of())
 
     updates = updates_of(trainer, params)
-    for part in ("encoder", "decoder"):
-        assert not updates[part].pop("linear")["kernel"].any()
+    for part, name in (*LINEAR_PATH, ("encoder", "linear_decoder")):
+        assert not updates[part].pop(name)["kernel"].any()
     assert all(np.any(leaf != 0) for leaf in jax.tree.leaves(updates))
 
 
@@ -109,7 +113,7 @@ def test_it_learns_what_principal_components_miss():
         return losses.r_squared(SPEC, outputs, held_out, train.mean(0), stats.layer_std)["all"]
 
     components = r_squared(jax.device_get(start.params))
-    state, _ = after_steps(trainer, start, train, placed_stats, 300)
+    state, _ = after_steps(trainer, start, train, placed_stats, 500)
     assert r_squared(jax.device_get(state.params)) > components + 0.1
 
 
@@ -130,3 +134,54 @@ def test_cost_equals_the_count_of_xla():
     assert cost.autoencoder_flops(config, spec) == pytest.approx(found, rel=0.15)
     weights = sum(leaf.size for leaf in jax.tree.leaves(params))
     assert cost.autoencoder_params(c, spec) == pytest.approx(weights, rel=0.05)
+
+
+@pytest.mark.parametrize("linear_path", [True, False])
+def test_latents_and_weights_are_linear_in_networks_of_networks(linear_path):
+    """z = tanh(E (x + F(x, D tanh(E x)))) and y = D z + G(D z), from the modules of both graphs."""
+    module = module_of(linear_path=linear_path)
+    params, x = random_params(module), VECTORS[:4] / 20
+    names = ("linear", "linear") if linear_path else ("to_latent", "from_latent")
+    encode, decode = (
+        lambda x, p=params[part][name]: x @ p["kernel"] + p.get("bias", np.zeros(1))[None]
+        for part, name in zip(("encoder", "decoder"), names, strict=True)
+    )
+    # what training sets beside one another
+    seen = [x]
+    if linear_path:
+        params["encoder"]["linear_decoder"] = params["decoder"]["linear"]
+        seen.append(decode(np.tanh(encode(x))))
+
+    def of_graph(part, *vectors):
+        given = {name: {"params": params[part][name]} for name in params[part]}
+        graph = Embed(GRAPH, SPEC).apply(given["embed"], np.stack(vectors, axis=1))
+        graph = Round(GRAPH, SPEC).apply(given["round_0"], graph)
+        return Readout(GRAPH, SPEC).apply(given["readout"], graph)
+
+    z, out, _ = module.apply({"params": params}, x, train=False)
+    np.testing.assert_allclose(z, np.tanh(encode(x + of_graph("encoder", *seen))), atol=1e-4)
+    linear = decode(z)
+    np.testing.assert_allclose(out, linear + of_graph("decoder", linear), atol=1e-4)
+
+
+def test_parts_of_a_batch_give_the_gradient_of_the_whole():
+    """On one device and on all of them, with a contrast over the whole batch."""
+    config = changed(CONFIG, loss={"beta": 0.7}, training={"batch_size": 32})
+    params = random_params(module_of())
+    stats = hyperrep.statistics(config.data, SPEC, VECTORS)
+    vectors = jnp.asarray(VECTORS[np.arange(32) % len(VECTORS)])
+
+    @functools.partial(jax.jit, static_argnums=0)
+    def grads(trainer, params):
+        return training._grads(trainer, params, stats, vectors, KEY)
+
+    one = hyperrep.make_trainer(config, SPEC, jax.devices()[:1])
+    expected = jax.jit(jax.grad(training.loss_fn, argnums=1, has_aux=True), static_argnums=0)(
+        one, params, stats, vectors, KEY
+    )
+    for devices, size in itertools.product((1, 2), (2, 4, 64)):
+        parts = dataclasses.replace(config, micro_batch=size)
+        trainer = hyperrep.make_trainer(parts, SPEC, jax.devices()[:devices])
+        assert trainer.mesh.size == devices
+        found = grads(trainer, params)
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-5), found, expected)
