@@ -50,6 +50,17 @@ SMALL_DENOISER = DenoiserConfig(
         warmup_steps=100, eval_every=100,
     ),
 )  # fmt: skip
+# Of thousands of members a graph learns what carries over to others (docs/design.md).
+LARGE_AUTOENCODER = dataclasses.replace(
+    SMALL_AUTOENCODER,
+    architecture=dataclasses.replace(
+        SMALL_AUTOENCODER.architecture, network="graph", graph=GraphConfig(rounds=2)
+    ),
+    training=dataclasses.replace(
+        SMALL_DENOISER.training, steps=1500, eval_every=250, eval_models=50
+    ),
+    variants=(),
+)
 LARGE_DENOISER = dataclasses.replace(
     SMALL_DENOISER,
     graph=GraphConfig(edge_dim=96, edge_hidden=192),
@@ -90,7 +101,8 @@ def small_zoo(members: int, activation: str) -> ZooConfig:
 
 
 def large(config: Config, members: int) -> Config:
-    """A scale of thousands of members, a twentieth of them held out, and a denoiser."""
+    """A scale of thousands of members, a twentieth of them held out, with an autoencoder on the
+    networks' graphs, and a denoiser."""
     snapshots = tuple(sorted({0, 1, 5, 15, *config.autoencoder.data.epochs_seen}))
     zoo = dataclasses.replace(
         config.zoo,
@@ -99,11 +111,11 @@ def large(config: Config, members: int) -> Config:
         snapshots=snapshots,
         tested="last",
     )
-    autoencoder = dataclasses.replace(config.autoencoder, variants=())
     evaluation = dataclasses.replace(config.evaluation, num_samples=200)
     return dataclasses.replace(
-        config, zoo=zoo, autoencoder=autoencoder, denoiser=LARGE_DENOISER, evaluation=evaluation
-    )
+        config, zoo=zoo, autoencoder=LARGE_AUTOENCODER, denoiser=LARGE_DENOISER,
+        evaluation=evaluation,
+    )  # fmt: skip
 
 
 def at_scale(scale: str, scales: Mapping[str, Config]) -> ConfigDict:

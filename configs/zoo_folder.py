@@ -27,7 +27,7 @@ SMALL = Config(
 )
 LARGE = dataclasses.replace(
     SMALL,
-    autoencoder=dataclasses.replace(SMALL.autoencoder, variants=()),
+    autoencoder=dataclasses.replace(common.LARGE_AUTOENCODER, data=_SEEN),
     denoiser=common.LARGE_DENOISER,
 )
 
