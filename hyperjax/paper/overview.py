@@ -47,7 +47,8 @@ def _images(trained: Run) -> dict[str, str]:
 
 def _architecture(trained: Run) -> str:
     c = trained.config.autoencoder.architecture
-    kind = "attention beside fixed principal components" if c.linear_path else "attention"
+    kind = "attention" if c.network == "tokens" else "messages along the networks' edges"
+    kind += " beside fixed principal components" if c.linear_path else ""
     return f"{kind}, latent {c.latent}"
 
 
