@@ -24,13 +24,12 @@ from hyperjax.diffusion.denoiser import UNKNOWN, Static, denoise_scaled, residua
 from hyperjax.diffusion.wiener import Wiener
 from hyperjax.hyperrep.optimizer import optimizer
 from hyperjax.hyperrep.training import Progress, place
-from hyperjax.models.graph import GraphDenoiser
+from hyperjax.models.graph import GraphDenoiser, at_once
 from hyperjax.rng import copied
 from hyperjax.types import Array, Key, Params
 from hyperjax.weights import WeightSpec
 
 LEVELS = (0.15, 0.3, 0.6, 1.0, 1.5)  # at which denoisers are compared
-_MICRO_BATCH = 4  # examples whose activations stay in a core's cache
 _DRAWN = 500  # steps whose members are drawn together
 
 
@@ -257,8 +256,7 @@ def loss_fn(trainer: Trainer, params: Params, batch: Batch) -> Array:
 
 def examples_at_once(config: DenoiserConfig, platform: str) -> int:
     """Of a batch, on one device."""
-    most = _MICRO_BATCH if platform == "cpu" else config.training.batch_size
-    return config.micro_batch or most
+    return config.micro_batch or at_once(platform) or config.training.batch_size
 
 
 def _grads(trainer: Trainer, params: Params, batch: Batch) -> tuple[Array, Params]:

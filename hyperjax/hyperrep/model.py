@@ -17,6 +17,7 @@ from hyperjax import weights
 from hyperjax.config import ArchitectureConfig, AutoencoderConfig, WeightDataConfig
 from hyperjax.errors import HyperJaxError
 from hyperjax.hyperrep import losses
+from hyperjax.models import graph
 from hyperjax.models.autoencoder import Autoencoder, Posterior
 from hyperjax.symmetry import alignment
 from hyperjax.types import Array, Key, Params
@@ -203,20 +204,28 @@ _STATIC = ("architecture", "spec")
 
 @functools.partial(jax.jit, static_argnames=_STATIC)
 def _encode(architecture: ArchitectureConfig, spec: WeightSpec, params, stats, vectors):
-    module, inputs = Autoencoder(architecture, spec), to_inputs(spec, stats, vectors)
-    return module.apply({"params": params}, inputs, method="encode")
+    return _applied(architecture, spec, params, to_inputs(spec, stats, vectors), "encode")
 
 
 @functools.partial(jax.jit, static_argnames=_STATIC)
 def _posterior(architecture: ArchitectureConfig, spec: WeightSpec, params, stats, vectors):
-    module, inputs = Autoencoder(architecture, spec), to_inputs(spec, stats, vectors)
-    return module.apply({"params": params}, inputs, method="posterior")
+    return _applied(architecture, spec, params, to_inputs(spec, stats, vectors), "posterior")
 
 
 @functools.partial(jax.jit, static_argnames=_STATIC)
 def _decode(architecture: ArchitectureConfig, spec: WeightSpec, params, stats, latents):
-    outputs = Autoencoder(architecture, spec).apply({"params": params}, latents, method="decode")
+    outputs = _applied(architecture, spec, params, latents, "decode")
     return from_outputs(spec, stats, outputs)
+
+
+def _applied(c: ArchitectureConfig, spec: WeightSpec, params, rows: Array, method: str) -> Any:
+    """A method of the autoencoder, of rows [N, ...]."""
+    size = graph.at_once(jax.default_backend()) if c.network == "graph" else 0
+
+    def apply(rows):
+        return Autoencoder(c, spec).apply({"params": params}, rows, method=method)
+
+    return graph.in_parts(apply, size, rows)
 
 
 def _in_order(hyperrep: HyperRep, networks: Zoo | Array, aligned: bool) -> Array:

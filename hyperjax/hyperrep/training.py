@@ -20,13 +20,13 @@ from hyperjax.errors import HyperJaxError
 from hyperjax.hyperrep import augment, linear, losses
 from hyperjax.hyperrep.model import Statistics, to_inputs
 from hyperjax.hyperrep.optimizer import optimizer
+from hyperjax.models import graph
 from hyperjax.models.autoencoder import Autoencoder
 from hyperjax.rng import copied
 from hyperjax.types import Array, Key, Params
 from hyperjax.weights import WeightSpec
 
 _LARGE = 10_000_000  # weights of an autoencoder
-_MICRO_BATCH = 4  # networks whose graphs stay in a core's cache
 STEPS_PER_CALL = 10  # between two signs of life
 
 
@@ -180,10 +180,7 @@ def _in_parts(trainer: Trainer, params: Params, inputs: Array) -> tuple[Array, A
         return trainer.module.apply({"params": params}, inputs, train=True)
 
     size = examples_at_once(trainer.config, trainer.mesh.devices.flat[0].platform)
-    if not size or len(inputs) <= size or len(inputs) % size:
-        return apply(inputs)
-    parts = lax.map(jax.checkpoint(apply), inputs.reshape(-1, size, inputs.shape[-1]))
-    return jax.tree.map(lambda leaf: leaf.reshape(-1, leaf.shape[-1]), parts)
+    return graph.in_parts(jax.checkpoint(apply) if size else apply, size, inputs)
 
 
 def examples_at_once(config: AutoencoderConfig, platform: str) -> int:
@@ -192,8 +189,7 @@ def examples_at_once(config: AutoencoderConfig, platform: str) -> int:
     c = config.architecture
     if c.dropout or c.variational:
         return 0
-    graph = platform == "cpu" and c.network == "graph"
-    return config.micro_batch or (_MICRO_BATCH if graph else 0)
+    return config.micro_batch or (graph.at_once(platform) if c.network == "graph" else 0)
 
 
 @functools.partial(jax.jit, static_argnames="count")

@@ -266,3 +266,21 @@ def test_layers_without_biases():
     moved = symmetry.apply(spec, transform, vectors)
     expected = symmetry.apply(spec, transform, run(config, spec, params, vectors, *known))
     np.testing.assert_allclose(run(config, spec, params, moved, *known), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("count", [1, 3, 4, 9])
+@pytest.mark.parametrize("size", [0, 1, 3])
+def test_parts_make_the_whole(count, size):
+    rows = np.float32(np.random.default_rng(0).normal(size=(count, 2)))
+    seen = []
+
+    def fn(x):
+        seen.append(len(x))
+        return {"sum": x.sum(1), "outer": x[:, :, None] * x[:, None]}
+
+    found = graph.in_parts(fn, size, rows)
+    np.testing.assert_allclose(found["sum"], rows.sum(1), atol=1e-6)
+    np.testing.assert_allclose(found["outer"], rows[:, :, None] * rows[:, None], atol=1e-6)
+    assert set(seen) == {size if 0 < size < count else count}
+    grad = jax.grad(lambda x: graph.in_parts(lambda x: x**3, size, x).sum())(rows)
+    np.testing.assert_allclose(grad, 3 * rows**2, rtol=1e-5)
