@@ -3,7 +3,7 @@
     python train.py --config=configs/digits.py --workdir=runs/digits
 
 Scales: small (the default), large, paper, smoke. `large` has 4,000 members and a wider denoiser, of
-14,000 steps; with 8,000 of them it takes about 100 minutes on two cores. The paper has no digits:
+14,000 steps; with 8,000 of them it takes about two hours on two cores. The paper has no digits:
 `paper` is its autoencoder on this zoo, whose optimiser settings are its own. With those of the
 published zoos its members would never forget their initial weights, and there would be nothing to
 learn from them.
