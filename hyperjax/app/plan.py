@@ -33,6 +33,7 @@ EXPERIMENTS, SAMPLES, DIFFUSION = "experiments", "samples", "samples by the deno
 PROCESS = 0.25e9
 _PROGRAMS = {
     "zoo": (0.17e9, 0), "hyperrep": (0.55e9, 0.25e9), "denoiser": (0.45e9, 0),
+    "graphs": (1.85e9, 0.85e9),  # of hyper-representations on graphs; the second in proportion
     EXPERIMENTS: (1.1e9, 0), SAMPLES: (0.14e9, 0), DIFFUSION: (0.3e9, 0),
 }  # fmt: skip
 _COPIES = 8
@@ -48,6 +49,7 @@ class Stage(NamedTuple):
     less: str  # what to reduce for less `memory`
     disk: float  # bytes
     copies: float = 0.0  # of `memory`: what it takes at worst, and may be done without
+    programs: str = ""  # the kind of its compiled programs; its name up to "/", if not another
 
 
 def population_stage(
@@ -109,7 +111,8 @@ def autoencoder_stage(
     memory = cost.autoencoder_bytes(config, spec, len(used), at_once) + held
     disk = 2 * 4 * 5 * cost.autoencoder_params(config.architecture, spec)  # two checkpoints
     work = config.training.steps * cost.autoencoder_flops(config, spec)
-    return Stage(name, work, memory, local, "config field autoencoder", disk, copies)
+    programs = "graphs" if config.architecture.network == "graph" else ""
+    return Stage(name, work, memory, local, "config field autoencoder", disk, copies, programs)
 
 
 def denoiser_stage(
@@ -161,7 +164,7 @@ def totals(stages: list[Stage]) -> dict[str, float]:
         return {stage.name: stage.memory for stage in stages}
     found, programs, seen = {}, PROCESS, set()
     for stage in stages:
-        kind = stage.name.split("/")[0]
+        kind = stage.programs or stage.name.split("/")[0]
         programs += _PROGRAMS.get(kind, (0, 0))[kind in seen]
         seen.add(kind)
         found[stage.name] = programs + stage.memory * stage.devices
