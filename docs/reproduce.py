@@ -124,8 +124,10 @@ Errors of the denoiser of weights on held-out and on train members, as a share o
 @facts: fact|number
 
 ## `scaling`: what more train members give
-Subsets of the train members of one zoo, each with a denoiser of its own.
-@scaling: train members|seed|ratio|diffusion|novelty|repaired
+Subsets of the train members of one zoo, each with a denoiser of its own, all of equally many steps.
+Errors are of a weight of held-out members, at noise of one layer standard deviation, in its square.
+Where the best step is the last one, more steps would have given more.
+@scaling: train members|seed|best|error|ratio|components R|diffusion|novelty|repaired
 
 ## `probes`: what a linear map reads
 Ridge regression on train members, judged on test members. By R², layer statistics predict best, and

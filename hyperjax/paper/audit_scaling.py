@@ -180,10 +180,10 @@ def section(context: Context, result: Result) -> Section:
             "Denoisers of subsets of the zoo's train members, each trained for "
             f"{steps or context.trained.config.denoiser.training.steps:,} steps, judged on members "
             "that none has seen. The ratio is the error as a share of the Wiener denoiser's of the "
-            "same members: below 1 is structure beyond second order that carries over; where train "
-            "members are far below held-out ones, they are memorised. Samples are "
-            "novel with respect to their own train members. Seeds differ in subset, noise and "
-            "parameters.",
+            "same members: below 1 is structure beyond second order that carries over. Few members "
+            "give a poor Wiener denoiser, so that errors compare between their numbers and ratios "
+            "do not. Where the best step is the last one, more steps would help. Samples are novel "
+            "with respect to their train members. Seeds differ in subset, noise and parameters.",
         ),
         tables=(_table(result),),
         figures=_figures(result),
@@ -191,10 +191,15 @@ def section(context: Context, result: Result) -> Section:
     )
 
 
+def _error(point: Point) -> float:
+    """Of the denoiser on held-out members, at noise of one layer standard deviation."""
+    return point.held_out[1.0] * point.wiener[1.0]
+
+
 def _table(result: Result) -> Table:
     rows = [
         (
-            p.members, p.seed, p.best_step, p.train[1.0], p.held_out[1.0], p.wiener[1.0],
+            p.members, p.seed, p.best_step, p.wiener[1.0], _error(p), p.held_out[1.0], p.train[1.0],
             p.components_r2, 100 * p.components_accuracy, 100 * p.plain.accuracy, p.plain.novelty,
             100 * p.repaired.accuracy, p.repaired.novelty, p.repaired.parent_gap,
         )
@@ -203,12 +208,12 @@ def _table(result: Result) -> Table:
     return Table(
         "scaling",
         "Train members against what carries over",
-        ("train members", "seed", "best step", "ratio, train", "ratio, held-out",
-         "Wiener's error", "components R²", "components (%)", "diffusion (%)", "novelty",
+        ("train members", "seed", "best step", "Wiener's error", "error", "ratio", "ratio, train",
+         "components R²", "components (%)", "diffusion (%)", "novelty",
          "repaired (%)", "novelty, repaired", "parent gap, repaired"),
         tuple(rows),
-        note="ratios and Wiener's error at noise of one layer standard deviation; components: "
-        "held-out members on principal components",
+        note="errors of a weight of held-out members, and the ratio of both, at noise of one layer "
+        "standard deviation; components: held-out members on principal components",
     )  # fmt: skip
 
 
@@ -220,6 +225,10 @@ def _figures(result: Result) -> tuple[Figure, ...]:
         ends = (np.array([end(x) for x in found]) for end in (np.mean, np.min, np.max))
         return np.asarray(sizes), *ends
 
+    errors = {
+        "denoiser": series(_error),
+        "Wiener denoiser of the same members": series(lambda p: p.wiener[1.0]),
+    }
     ratios = {
         "held-out members": series(lambda p: p.held_out[1.0]),
         "train members": series(lambda p: p.train[1.0]),
@@ -232,8 +241,20 @@ def _figures(result: Result) -> tuple[Figure, ...]:
     note = "Bands: least and largest of the seeds."
     return (
         Figure(
+            "error",
+            "Denoising error on held-out members",
+            plots.curves(
+                errors, "train members", "mean squared error of a weight",
+                dashed=["Wiener denoiser of the same members"],
+                linear_below=sizes[0], ticks=sizes,
+            ),
+            alt="Denoising error on held-out members, of the denoiser and of the Wiener denoiser, "
+            "against the number of train members",
+            note=f"At noise of one layer standard deviation, in its square. {note}",
+        ),
+        Figure(
             "ratio",
-            "Denoising error against train members",
+            "Error as a share of the Wiener denoiser's",
             plots.curves(
                 ratios, "train members", "error / Wiener denoiser's",
                 linear_below=sizes[0], ticks=sizes,
