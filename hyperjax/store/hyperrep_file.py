@@ -61,9 +61,17 @@ def read(path: Path) -> tuple[HyperRep, dict[str, Any]]:
             statistics=Statistics(**tree["statistics"]),
             reference=tree["reference"],
         )
-        info = json.loads(meta["info"])
-        return hyperrep, info | {"digest": meta.get("digest") or digest(tensors)}
+        info = json.loads(meta["info"]) | {"digest": meta.get("digest") or digest(tensors)}
+        older = hyperrep.config.architecture.network == "graph" and (
+            "readout" not in hyperrep.params["encoder"]
+        )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise HyperJaxError(f"{path}: damaged: {error!r}") from error
     except HyperJaxError as error:
         raise HyperJaxError(f"{path}: damaged: {error}") from error
+    if older:
+        raise HyperJaxError(
+            f"{path}: made by an older version, whose autoencoders on graphs had other parameters; "
+            "delete it and train it again"
+        )
+    return hyperrep, info

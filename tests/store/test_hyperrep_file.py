@@ -193,3 +193,17 @@ def test_damaged(path, changes):
     rewrite(path, **changes)
     with pytest.raises(HyperJaxError, match=r"hyperrep\.safetensors: damaged"):
         hyperrep_file.read(path)
+
+
+def test_graphs_of_older_versions_have_to_be_trained_again(tmp_path, hyperrep):
+    architecture = dataclasses.replace(CONFIG.architecture, network="graph")
+    older = dataclasses.replace(
+        hyperrep, config=dataclasses.replace(CONFIG, architecture=architecture)
+    )
+    hyperrep_file.write(tmp_path / "h", older, {})
+    with pytest.raises(HyperJaxError, match=r"h: made by an older version.*train it again"):
+        hyperrep_file.read(tmp_path / "h")
+    encoder = older.params["encoder"] | {"readout": {"kernel": np.zeros(1, np.float32)}}
+    newer = dataclasses.replace(older, params=older.params | {"encoder": encoder})
+    hyperrep_file.write(tmp_path / "h", newer, {})
+    assert hyperrep_file.read(tmp_path / "h")[0].config == older.config
