@@ -35,7 +35,8 @@ The commands are those of the commits that stand below the tables. What was trai
 58ac2de has the autoencoder that scale `large` had then, the one of `small`: today's train.py gives
 it by `--config.autoencoder.architecture.network=tokens --config.autoencoder.training.steps=200`, of
 which step 0 was the best, principal components alone. The zoo of `digits4k_graph` was taken from
-one of 10,600 members, whose first 4,000 are the same.
+one of 10,600 members, whose first 4,000 are the same: that of `digits10k`, trained at commit
+904c4ce.
 
 Any experiment runs alone, `--experiments=tab2`; what earlier calls have drawn and trained is read.
 The paper's zoos have more members, epochs and images, and other initial weights. Its figures, where

@@ -97,8 +97,8 @@ def _dimensions(gathered: dict[str, Any]) -> dict[str, Any]:
 
 
 def _spread(stack: jax.Array, mesh: Mesh | None) -> jax.Array:
-    """A stack over the devices of one process: between processes it takes longer to send what they
-    compute than to compute it."""
+    """A stack over the devices of one process: two processes on CPUs of one host took longer to
+    send to each other what they computed than to compute all of it."""
     if mesh is None or mesh.is_multi_process or len(stack) % mesh.size:
         return stack
     return lax.with_sharding_constraint(stack, NamedSharding(mesh, P("batch")))

@@ -146,7 +146,7 @@ def _grads(
 ) -> tuple[Params, dict[str, Array]]:
     """The gradient of `loss_fn`, and its parts. Each device computes its share of the batch, a
     graph network in small parts, forward again before backward, and one array is summed over the
-    devices, which between processes on CPUs is sooner done than one for every parameter."""
+    devices, not one for every parameter: processes on CPUs wait for each."""
     if _draws(trainer.config.architecture) or len(vectors) % trainer.mesh.size:
         of_all = jax.grad(loss_fn, argnums=1, has_aux=True)
         return of_all(trainer, params, stats, vectors, key)
