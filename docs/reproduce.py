@@ -121,7 +121,7 @@ does. Then shares of samples that replay a train model, or are as near to an ave
 ## `denoiser`: what it knows of unseen networks
 Errors of the denoiser of weights on held-out and on train members, as a share of the linear-optimal
 (Wiener) denoiser's. Below 1 is structure that no second moment holds.
-@errors: noise|held-out|train, ratio
+@errors: noise|held-out|train
 @facts: fact|number
 
 ## `scaling`: what more train members give
@@ -129,6 +129,19 @@ Subsets of the train members of one zoo, each with a denoiser of its own, all of
 Errors are of a weight of held-out members, at noise of one layer standard deviation, in its square.
 Where the best step is the last one, more steps would have given more.
 @scaling: train members|seed|best|error|ratio|components R|diffusion|novelty|repaired
+
+## What limits the samples
+- Not where sampling begins: `polish:kde30` starts from much poorer networks than
+  `polish:diffusion`, and ends where that does (`fig4`).
+- Not the repair, on digits: held-out members that are repaired keep their accuracy (`novelty`).
+  On MNIST and Fashion-MNIST they lose less than a point.
+- Not only members: at noise of 0.6 and more the denoiser of digits4k errs on train members almost
+  as much as on held-out ones (`denoiser`); with half as many members, mnist2k and fashion2k, the
+  two are farther apart.
+- Steps: from 1,200 members on the last step is the best (`scaling`), and in digits4k, with eight
+  times as many, error and accuracy are far better than those of as many members there. The best
+  step is the last, or next to it, of all runs (`denoiser`). What more steps give in turn was not
+  tried, nor a larger network.
 
 ## `probes`: what a linear map reads
 Ridge regression on train members, judged on test members. By R², layer statistics predict best, and
