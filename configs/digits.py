@@ -2,11 +2,12 @@
 
     python train.py --config=configs/digits.py --workdir=runs/digits
 
-Scales: small (the default), large, paper, smoke. `large` has 4,000 members, an autoencoder on
-graphs and a wider denoiser, of 14,000 steps; with 8,000 of them zoo and denoiser take about 100
-minutes on two cores. The paper has no digits: `paper` is its autoencoder on this zoo, whose
-optimiser settings are its own. With those of the published zoos its members would never forget
-their initial weights, and there would be nothing to learn from them.
+Scales: small (the default), demo, large, paper, smoke. `demo` has as many members and steps of a
+denoiser as two cores manage in about ten minutes. `large` has 4,000 members, an autoencoder on
+graphs, and a denoiser of 14,000 steps; with 8,000 of them zoo and denoiser take about 100 minutes
+on two cores. The paper has no digits: `paper` is its autoencoder on this zoo, whose optimiser
+settings are its own. With those of the published zoos its members would never forget their initial
+weights, and there would be nothing to learn from them.
 
 Expected of `small`, on two cores: 3 minutes; members of 96.7 ± 0.7 % test accuracy, held-out
 members reconstructed at 78.5 ± 7.0 %. `paper` was not run: it is work for an accelerator.
@@ -15,7 +16,7 @@ members reconstructed at 78.5 ± 7.0 %. `paper` was not run: it is work for an a
 import dataclasses
 
 from configs import common
-from hyperjax.config import Config, EvaluationConfig
+from hyperjax.config import Config, DiffusionConfig, EvaluationConfig, SamplersConfig
 
 SMALL = Config(
     dataset="digits",
@@ -25,9 +26,29 @@ SMALL = Config(
     autoencoder=common.SMALL_AUTOENCODER,
     evaluation=EvaluationConfig(num_samples=40, epochs=(0, 1, 5), pairs=100, unseen_models=15),
 )
+# Half as many steps again would overfit so few members (docs/reproduce.md, scaling).
+DEMO = dataclasses.replace(
+    SMALL,
+    zoo=dataclasses.replace(
+        SMALL.zoo,
+        num_members=440,
+        split=(0.91, 0.045, 0.045),
+        snapshots=(0, 1, 5, 15, 21, 22, 23, 24, 25),
+        tested="last",
+    ),
+    autoencoder=dataclasses.replace(SMALL.autoencoder, variants=()),
+    denoiser=dataclasses.replace(
+        common.LARGE_DENOISER,
+        training=dataclasses.replace(
+            common.LARGE_DENOISER.training, steps=700, warmup_steps=100, eval_every=100
+        ),
+    ),
+    samplers=SamplersConfig(diffusion=DiffusionConfig(temperature=0.7), subsample_factor=5),
+    evaluation=EvaluationConfig(num_samples=100, epochs=(0, 1)),
+)
 LARGE = common.large(SMALL, 4000)
 PAPER = dataclasses.replace(SMALL, autoencoder=common.PAPER_AUTOENCODER)
 
 
 def get_config(scale: str = "small"):
-    return common.at_scale(scale, {"small": SMALL, "large": LARGE, "paper": PAPER})
+    return common.at_scale(scale, {"small": SMALL, "demo": DEMO, "large": LARGE, "paper": PAPER})

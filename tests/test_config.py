@@ -16,7 +16,7 @@ NAMES = sorted({p.stem for p in (ROOT / "configs").glob("*.py")} - {"__init__", 
 SCALES = dict.fromkeys(NAMES, ("full", "paper", "small", "smoke"))
 SCALES |= dict.fromkeys(("fashion_mnist", "mnist"), ("full", "large", "paper", "small", "smoke"))
 SCALES |= dict.fromkeys(("cifar10", "stl10"), ("cnn3", "full", "paper", "small", "smoke"))
-SCALES["digits"] = ("large", "paper", "small", "smoke")
+SCALES["digits"] = ("demo", "large", "paper", "small", "smoke")
 SCALES["zoo_folder"] = ("large", "small", "smoke")
 PUBLISHED = [name for name, scales in SCALES.items() if "full" in scales]
 

@@ -2,12 +2,14 @@
 
 import functools
 import json
+import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
 
 import jax
+from rich.table import Table
 
 from hyperjax import samplers as samplers_lib
 from hyperjax.app import machine, peers, plan, populations, stop
@@ -69,7 +71,7 @@ def _evaluate(
         entry["announced"] = plan.announced(stages)
         with machine.measured() as took:
             publish = functools.partial(_report, context, registry, entry)
-            results, failures = _run(context, registry, chosen, publish)
+            results, failures, entry["experiments"] = _run(context, registry, chosen, publish)
             path = publish([], failures)
             seconds, most = took()
         entry["stages"] = {plan.EXPERIMENTS: round(seconds, 2)}
@@ -77,6 +79,7 @@ def _evaluate(
     if "tab1" in results:
         registry.load("tab1").print_summary(results["tab1"])
     plan.compare(stages, rate, entry)
+    _print_times(entry["experiments"])
     console.print(f"report: {path}")
     return path, failures
 
@@ -101,14 +104,17 @@ def _samplers(trained: Run) -> tuple[str, ...]:
 
 def _run(
     context: Context, registry: ModuleType, chosen: Sequence[str], publish: Callable
-) -> tuple[dict[str, Any], dict[str, Exception]]:
-    """Results of the experiments, and what was wrong with those that failed: hours of others should
-    not be lost with one, nor with a kill. `publish` is given the section of each at once."""
-    results, failures = {}, {}
+) -> tuple[dict[str, Any], dict[str, Exception], dict[str, dict[str, float]]]:
+    """Results of the experiments; what was wrong with those that failed: hours of others should not
+    be lost with one, nor with a kill; and the seconds of the others' "computing" and "report",
+    which is tables and pictures. `publish` is given the section of each at once."""
+    results, failures, times = {}, {}, {}
     for number, name in enumerate(chosen, 1):
         console.print(f"{name} ({number} of {len(chosen)}): {registry.DESCRIPTIONS[name]}")
+        start = time.monotonic()
         try:
             result = registry.load(name).run(context)
+            computed = time.monotonic()
             section = registry.load(name).section(context, result)
         except Exception as error:
             # told to stop; or the others are still in this one, or will wait in it
@@ -120,10 +126,22 @@ def _run(
             failures[name] = error
         else:
             publish([section], {})
-            results[name] = result
+            results[name], over = result, time.monotonic()
+            times[name] = {
+                "computing": round(computed - start, 2), "report": round(over - computed, 2)
+            }  # fmt: skip
     if not results:
         raise HyperJaxError("\n".join(f"{name}: {error}" for name, error in failures.items()))
-    return results, failures
+    return results, failures, times
+
+
+def _print_times(times: Mapping[str, Mapping[str, float]]) -> None:
+    table = Table("experiment", title="seconds of every experiment")
+    for column in ("computing", "tables and pictures"):
+        table.add_column(column, justify="right")
+    for name, took in times.items():
+        table.add_row(name, f"{took['computing']:.1f}", f"{took['report']:.1f}")
+    console.print(table)
 
 
 def _report(

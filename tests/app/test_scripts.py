@@ -70,6 +70,10 @@ def test_every_experiment(env, trained):
     assert done.returncode == 0, done.stderr
     report = trained / "report"
     page = (report / "index.html").read_text()
+    entry = workdir.read_manifest(trained)[-1]
+    assert set(entry["experiments"]) == set(paper.DESCRIPTIONS) - set(paper.HOURS)
+    seconds = sum(sum(took.values()) for took in entry["experiments"].values())
+    assert 0.9 * entry["stages"]["experiments"] < seconds < entry["stages"]["experiments"]
     for name in set(paper.DESCRIPTIONS) - set(paper.HOURS):
         assert f'<section id="{name}">' in page
         assert json.loads((report / f"{name}.json").read_text())

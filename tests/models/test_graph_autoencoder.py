@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import itertools
 
 import jax
 import jax.numpy as jnp
@@ -35,6 +34,11 @@ def random_params(module):
     return jax.tree.map(lambda x: x + rng.normal(0, 0.1, x.shape).astype(np.float32), params)
 
 
+@functools.partial(jax.jit, static_argnums=0)
+def applied(module, params, x):
+    return module.apply({"params": params}, x, train=False)
+
+
 @pytest.mark.parametrize("linear_path", [True, False])
 def test_at_the_start_it_is_the_linear_path(linear_path):
     module, x = module_of(linear_path=linear_path), VECTORS[:5] / 20
@@ -44,7 +48,7 @@ def test_at_the_start_it_is_the_linear_path(linear_path):
         for part in ("encoder", "decoder"):
             kernel = params[part]["linear"]["kernel"]
             params[part]["linear"]["kernel"] = rng.normal(0, 0.1, kernel.shape).astype(np.float32)
-    z, out, _ = module.apply({"params": params}, x, train=False)
+    z, out, _ = applied(module, params, x)
     if linear_path:
         encoder, decoder = (params[name]["linear"]["kernel"] for name in ("encoder", "decoder"))
         np.testing.assert_allclose(z, np.tanh(x @ encoder), atol=1e-5)
@@ -152,13 +156,14 @@ def test_latents_and_weights_are_linear_in_networks_of_networks(linear_path):
         params["encoder"]["linear_decoder"] = params["decoder"]["linear"]
         seen.append(decode(np.tanh(encode(x))))
 
+    @functools.partial(jax.jit, static_argnums=0)
     def of_graph(part, *vectors):
         given = {name: {"params": params[part][name]} for name in params[part]}
-        graph = Embed(GRAPH, SPEC).apply(given["embed"], np.stack(vectors, axis=1))
+        graph = Embed(GRAPH, SPEC).apply(given["embed"], jnp.stack(vectors, axis=1))
         graph = Round(GRAPH, SPEC).apply(given["round_0"], graph)
         return Readout(GRAPH, SPEC).apply(given["readout"], graph)
 
-    z, out, _ = module.apply({"params": params}, x, train=False)
+    z, out, _ = applied(module, params, x)
     np.testing.assert_allclose(z, np.tanh(encode(x + of_graph("encoder", *seen))), atol=1e-4)
     linear = decode(z)
     np.testing.assert_allclose(out, linear + of_graph("decoder", linear), atol=1e-4)
@@ -179,7 +184,7 @@ def test_parts_of_a_batch_give_the_gradient_of_the_whole():
     expected = jax.jit(jax.grad(training.loss_fn, argnums=1, has_aux=True), static_argnums=0)(
         one, params, stats, vectors, KEY
     )
-    for devices, size in itertools.product((1, 2), (2, 4, 64)):
+    for devices, size in ((1, 4), (1, 64), (2, 2)):
         parts = dataclasses.replace(config, micro_batch=size)
         trainer = hyperrep.make_trainer(parts, SPEC, jax.devices()[:devices])
         assert trainer.mesh.size == devices
