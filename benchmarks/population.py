@@ -9,8 +9,8 @@
 Prints models x images per second: best of the rounds, and the worst in brackets. All contenders
 run in one call on the same cores, in turn. PyTorch runs in each of its forms: one model per
 single-threaded process on every core (eager, channels-last, compiled), and the whole population
-through torch.func in one process with all cores. Appends a line for every setting to
-benchmarks/population.jsonl.
+through torch.func in one process with all cores, in bfloat16 only where the processor has
+instructions for it. Appends a line for every setting to benchmarks/population.jsonl.
 """
 
 import argparse
@@ -116,6 +116,8 @@ def contenders(
     forms: bool,
     precisions: tuple[str, ...],
 ) -> dict[str, Contender]:
+    from hyperjax.app import machine
+
     few = min(images, max(256, 640_000 // members))  # images: a round should take seconds
     out = {}
     variants = OURS if forms else (("auto", "auto"),)
@@ -128,7 +130,8 @@ def contenders(
     request = {"work": work, "net": net, "members": 1, "images": images}
     workers = len(common.cores())
     fewer = max(256, min(1280, 40_000 // members))
-    for precision in ("float32", "bfloat16") if "bfloat16" in precisions else ("float32",):
+    halves = "bfloat16" in precisions and machine.multiplies_bfloat16() is not False
+    for precision in ("float32", "bfloat16") if halves else ("float32",):
         request = request | {"precision": precision}
         half = _suffix(precision)
         for form in ALONE:
