@@ -132,7 +132,7 @@ Where the best step is the last one, more steps would have given more.
 
 ## What limits the samples
 - Not where sampling begins: `polish:kde30` starts from much poorer networks than
-  `polish:diffusion`, and ends where that does (`fig4`).
+  `polish:diffusion`, and ends where that does, on Fashion-MNIST a point below (`fig4`).
 - Not the repair, on digits: held-out members that are repaired keep their accuracy (`novelty`).
   On MNIST and Fashion-MNIST they lose less than a point.
 - Not only members: at noise of 0.6 and more the denoiser of digits4k errs on train members almost

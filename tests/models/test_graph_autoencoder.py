@@ -184,7 +184,7 @@ def test_parts_of_a_batch_give_the_gradient_of_the_whole():
     expected = jax.jit(jax.grad(training.loss_fn, argnums=1, has_aux=True), static_argnums=0)(
         one, params, stats, vectors, KEY
     )
-    for devices, size in ((1, 4), (1, 64), (2, 2)):
+    for devices, size in ((1, 4), (1, 64), (2, 2), (2, 64)):
         parts = dataclasses.replace(config, micro_batch=size)
         trainer = hyperrep.make_trainer(parts, SPEC, jax.devices()[:devices])
         assert trainer.mesh.size == devices
