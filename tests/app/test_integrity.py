@@ -17,7 +17,9 @@ def content(path: Path, folder: Path):
         return path.read_bytes()
     text = TIMES.sub("TIME", path.read_text().replace(str(folder), "FOLDER"))
     return re.sub(
-        r'"(seconds|zoo|denoiser|experiments|samples|hyperrep/\w+)": [\d.]+', r'"\1": TIME', text
+        r'"(seconds|computing|report|zoo|denoiser|experiments|samples|hyperrep/\w+)": [\d.]+',
+        r'"\1": TIME',
+        text,
     )
 
 
