@@ -4,6 +4,9 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
+DEMO_SAMPLERS := kde30,kde_anchor30,repair:kde30,average,noise,diffusion,repair:diffusion,$\
+  subsample:diffusion,subsample:repair:diffusion
+
 .DEFAULT_GOAL := help
 .PHONY: help install demo test end-to-end lowest audit lint bench chaos clean
 
@@ -22,11 +25,12 @@ $(STAMP): pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
 	@touch $@
 
-demo: install ## the whole pipeline on scikit-learn's digits: zoo, autoencoder, samples, report
-	$(BIN)/python train.py --config=configs/digits.py:small --workdir=runs/digits
-	$(BIN)/python sample.py --workdir=runs/digits --sampler=joint --num_samples=100
-	$(BIN)/python evaluate.py --workdir=runs/digits --experiments=fig2,fig4,tab1
-	@echo "The report: runs/digits/report/index.html"
+demo: install ## the whole pipeline on scikit-learn's digits: zoo, models, samples, report
+	$(BIN)/python train.py --config=configs/digits.py:demo --workdir=runs/demo
+	$(BIN)/python sample.py --workdir=runs/demo --sampler=repair:diffusion --num_samples=80
+	$(BIN)/python evaluate.py --workdir=runs/demo --experiments=fig2,fig4,denoiser,novelty \
+	  --samplers=$(DEMO_SAMPLERS)
+	@echo "The report: runs/demo/report/index.html"
 
 test: install ## run all tests but those of whole commands, in two processes
 	$(BIN)/python -m pytest -n 2 -m "not end_to_end"

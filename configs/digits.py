@@ -2,8 +2,8 @@
 
     python train.py --config=configs/digits.py --workdir=runs/digits
 
-Scales: small (the default), demo, large, paper, smoke. `demo` has 440 members and a denoiser of
-700 steps, which took 14 minutes on two cores without AVX-512. `large` has 4,000 members, an
+Scales: small (the default), demo, large, paper, smoke. `demo` has 440 members, a small denoiser
+and no time for more: it is what `make demo` runs. `large` has 4,000 members, an
 autoencoder on graphs, and a denoiser of 14,000 steps; with 8,000 of them zoo and denoiser take
 about 100 minutes on two cores. The paper has no digits: `paper` is its autoencoder on this zoo,
 whose optimiser settings are its own. With those of the published zoos its members would never
@@ -27,20 +27,26 @@ SMALL = Config(
     evaluation=EvaluationConfig(num_samples=40, epochs=(0, 1, 5), pairs=100, unseen_models=15),
 )
 LARGE = common.large(SMALL, 4000)
-# Of 1,000 steps the 750th is the best with 400 train members (docs/reproduce.md, scaling).
+# Ten minutes for everything, `make demo`: 15 epochs, after which members lack half a point.
 DEMO = dataclasses.replace(
     SMALL,
-    zoo=dataclasses.replace(LARGE.zoo, num_members=440, split=(0.91, 0.045, 0.045)),
-    autoencoder=dataclasses.replace(SMALL.autoencoder, variants=()),
+    zoo=dataclasses.replace(
+        LARGE.zoo, num_members=440, epochs=15, split=(0.91, 0.045, 0.045),
+        snapshots=(0, 1, 5, 11, 12, 13, 14, 15),
+    ),
+    autoencoder=dataclasses.replace(
+        SMALL.autoencoder,
+        data=dataclasses.replace(SMALL.autoencoder.data, epochs_seen=(11, 12, 13, 14, 15)),
+        training=dataclasses.replace(SMALL.autoencoder.training, steps=50),
+        variants=(),
+    ),
     denoiser=dataclasses.replace(
-        LARGE.denoiser,
-        training=dataclasses.replace(
-            LARGE.denoiser.training, steps=700, warmup_steps=100, eval_every=100
-        ),
+        common.SMALL_DENOISER,
+        training=dataclasses.replace(common.SMALL_DENOISER.training, steps=600),
     ),
     samplers=SamplersConfig(diffusion=DiffusionConfig(temperature=0.7), subsample_factor=5),
-    evaluation=EvaluationConfig(num_samples=100, epochs=(0, 1)),
-)
+    evaluation=EvaluationConfig(num_samples=80, epochs=(0, 1)),
+)  # fmt: skip
 PAPER = dataclasses.replace(SMALL, autoencoder=common.PAPER_AUTOENCODER)
 
 
