@@ -4,8 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-DEMO_SAMPLERS := kde30,kde_anchor30,repair:kde30,average,noise,diffusion,repair:diffusion,$\
-  subsample:diffusion,subsample:repair:diffusion
+DEMO_SAMPLERS := kde30,kde_anchor30,joint30,average,diffusion,repair:diffusion
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo test end-to-end lowest audit lint bench chaos clean
@@ -56,7 +55,7 @@ bench: install ## measure every path on this machine, which is to do nothing els
 	@set -e; for words in \
 	  "population.py --members=1,128 --batches=32 --rounds=2 --precisions=float32,bfloat16" \
 	  "autoencoder.py --augmentation=yes --rounds=2" "denoiser.py --sizes=small --rounds=2" \
-	  "scaling.py" "processes.py --members=128 --epochs=5 --steps=5" "samplers.py" "zoo_io.py" \
+	  "scaling.py" "processes.py --scale=demo --members=64 --epochs=5 --steps=5" "samplers.py" "zoo_io.py" \
 	  "integrity.py" "import_zoo.py" "startup.py" "memory.py --case=smoke" \
 	  "scale.py --members=1000"; \
 	do echo "== $$words"; $(BIN)/python benchmarks/$$words; done

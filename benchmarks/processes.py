@@ -1,6 +1,6 @@
 """A training by one process on one core, and by several of one core each: seconds and results.
 
-    python benchmarks/processes.py [--processes=1,2] [--members=256]
+    python benchmarks/processes.py [--processes=1,2] [--members=256] [--scale=demo]
 
 Each runs train.py twice, `--multihost` where there are several, which find each other as hosts of
 a cluster do: once for two epochs of the zoo and a step of each model, once for more. Prints the
@@ -31,9 +31,9 @@ FILES = {"zoo": "zoo/zoo.safetensors", "hyperrep/lwln": "hyperrep/lwln.safetenso
          "denoiser": "denoiser/denoiser.safetensors"}  # fmt: skip
 
 
-def command(members: int, epochs: int, steps: int, folder: Path) -> list[str]:
+def command(scale: str, members: int, epochs: int, steps: int, folder: Path) -> list[str]:
     return [
-        sys.executable, str(common.ROOT / "train.py"), "--config=configs/digits.py:large",
+        sys.executable, str(common.ROOT / "train.py"), f"--config=configs/digits.py:{scale}",
         f"--workdir={folder}", f"--config.zoo.num_members={members}",
         f"--config.zoo.epochs={epochs}", f"--config.zoo.snapshots=({epochs - 1},{epochs})",
         f"--config.autoencoder.data.epochs_seen=({epochs - 1},{epochs})",
@@ -94,6 +94,7 @@ def show(results: dict[int, dict[str, Any]]) -> Table:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--processes", type=common.sizes, default=[1, 2])
+    parser.add_argument("--scale", default="large", help="of configs/digits.py")
     parser.add_argument("--members", type=int, default=256)
     parser.add_argument("--epochs", type=int, default=10)
     parser.add_argument("--steps", type=int, default=20, help="of autoencoder and denoiser")
@@ -105,8 +106,9 @@ def main() -> None:
         for count in args.processes:
             own, begin = Path(folder) / str(count), Path(folder) / str(args.processes[0])
             short = Path(folder) / f"short{count}"
-            less = train(command(args.members, 2, 1, short), count, short)
-            stages = train(command(args.members, args.epochs, args.steps, own), count, own)
+            less = train(command(args.scale, args.members, 2, 1, short), count, short)
+            longer = command(args.scale, args.members, args.epochs, args.steps, own)
+            stages = train(longer, count, own)
             more = {stage: args.steps - 1 for stage in FILES} | {"zoo": args.epochs - 2}
             each = {stage: (stages[stage] - less[stage]) / more[stage] for stage in FILES}
             far = {stage: apart(begin / name, own / name) for stage, name in FILES.items()}

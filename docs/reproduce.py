@@ -114,6 +114,8 @@ After Zeng et al. (arXiv 2506.07998): accuracy above the frontier of noise on tr
 averages of them at the same novelty, with its interval; by novelty in weights, then in behaviour.
 Held-out members, what a perfect sampler would give, lie beyond it; the last column says what else
 does. Then shares of samples that replay a train model, or are as near to an average, where any do.
+Where the kind of `subsample:` is not *selected*, it was compared with baselines that nothing was
+chosen from, as earlier versions did: that margin is too high.
 @weights: population|kind|test|novelty|margin|from|to|frontier.$
 @behaviour: population|novelty|margin|from|to|frontier.$
 @copies: population|replay|interpolate where nonzero

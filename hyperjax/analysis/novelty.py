@@ -19,7 +19,10 @@ from hyperjax.symmetry.alignment import blocks
 from hyperjax.symmetry.nearest import TrainModels
 from hyperjax.types import Array
 
-PLAIN, REPAIRED = "plain", "repaired"  # kinds of populations: each has its own baselines
+# Kinds of populations: what is done to all samples alike, and so to baselines of their own.
+PLAIN, REPAIRED = "plain", "repaired"
+SELECTED, SELECTED_REPAIRED = "selected", "selected, repaired"  # by what they can do
+KINDS = (PLAIN, REPAIRED, SELECTED, SELECTED_REPAIRED)
 REPLAY = 0.2  # of the distance among train models: nearer than that is no other network
 AXES = ("weights", "behaviour")
 _EVALUATED = 500  # train members whose predictions are held at a time
@@ -88,8 +91,8 @@ def audit(
     """Audit populations float32[M, D] against baselines float32[M, D] of several strengths.
 
     Args:
-      baselines: by kind and name. What helps any network, such as a repair, helps baselines too:
-        a population is compared with those of its own kind alone.
+      baselines: by kind and name. What helps any network, a repair or a choice among many, helps
+        baselines too: a population is compared with those of its own kind alone.
       train: all models that a sampler may have seen; at least two members.
       kinds: of the populations that are not `PLAIN`.
       reconstructions: for the populations that were decoded, float32[T, E, D]: what the same

@@ -132,15 +132,16 @@ def draw(
     )
 
 
+def score(run: Run, vectors: Array) -> np.ndarray:
+    """Validation accuracy f32[n] of networks f32[n, D], by which samplers select."""
+    return evaluation.evaluate(run.task, np.asarray(vectors, np.float32), run.task.val).accuracy
+
+
 def _tools(run: Run, model: HyperRep) -> Tools:
     """What samplers of a run may need, made when it is needed."""
 
-    def score(vectors: Array) -> np.ndarray:
-        vectors = np.asarray(vectors, np.float32)
-        return evaluation.evaluate(run.task, vectors, run.task.val).accuracy
-
     return Tools(
-        score=score,
+        score=functools.partial(score, run),
         decode=functools.partial(decode, model),
         encode=lambda vectors: encode(model, vectors, aligned=True),
         denoiser=lambda: run.denoiser,

@@ -1,19 +1,28 @@
 """Novelty audit: samples against train models, noise on them and averages of them.
 
-Whatever goes through `repair:` is compared with baselines that do so too. What this file computes
-is shown by `novelty_section`.
+Whatever goes through `repair:` or is chosen by validation accuracy is compared with baselines that
+do so too: of poor networks the best of many are far better than most. What this file computes is
+shown by `novelty_section`.
 """
 
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Sequence
 
 import jax
 import numpy as np
 
 from hyperjax import hyperrep, samplers
 from hyperjax.analysis import novelty
-from hyperjax.analysis.novelty import PLAIN, REPAIRED, Novelty
+from hyperjax.analysis.novelty import (
+    KINDS,
+    PLAIN,
+    REPAIRED,
+    SELECTED,
+    SELECTED_REPAIRED,
+    Novelty,
+)
 from hyperjax.app.context import Context
-from hyperjax.app.populations import FILE, LATENT, TWIN, Source, drawn, sources
+from hyperjax.app.populations import FILE, LATENT, TWIN, Source, drawn, score, sources
 from hyperjax.app.progress import bar
 from hyperjax.app.run import Run
 from hyperjax.paper.novelty_section import AVERAGE, HELD_OUT, NOISE, REPAIRED_HELD_OUT, section
@@ -41,12 +50,12 @@ def run(context: Context) -> Novelty:
     known, members = sources(context), trained.data.test[: context.num_samples, -1]
     populations = {label: np.asarray(drawn(context, label).weights[:, 0]) for label in known}
     kinds = {label: kind_of(source) for label, source in known.items()}
-    base = {PLAIN: _baselines(context)}
     populations[HELD_OUT], kinds[HELD_OUT] = members, PLAIN
     if workdir.moments_path(trained.folder).exists():
-        base[REPAIRED] = {name: _repaired(trained, given) for name, given in base[PLAIN].items()}
         populations[REPAIRED_HELD_OUT] = _repaired(trained, members)
         kinds[REPAIRED_HELD_OUT] = REPAIRED
+    asked = set(kinds.values())
+    base = _baselines(context, [kind for kind in KINDS if kind in asked])
     with bar("novelty", len(populations) + sum(map(len, base.values()))) as advance:
         return novelty.audit(
             populations,
@@ -63,7 +72,8 @@ def run(context: Context) -> Novelty:
 
 def kind_of(source: Source) -> str:
     """Of which kind of baselines a population has to be more than."""
-    return REPAIRED if samplers.is_repaired(source.sampler) else PLAIN
+    repaired, selected = (of(source.sampler) for of in (samplers.is_repaired, samplers.is_selected))
+    return KINDS[repaired + 2 * selected]
 
 
 def _repaired(trained: Run, vectors: np.ndarray) -> np.ndarray:
@@ -78,26 +88,27 @@ def _reconstructions(trained: Run, known: dict[str, Source]) -> dict[str, np.nda
         members = members[:, -1:]
     made, found = {}, {}
 
-    def of(name: str, kind: str) -> np.ndarray:
-        if (name, kind) not in made and kind == REPAIRED:
-            plain = of(name, PLAIN)
+    def of(name: str, repaired: bool) -> np.ndarray:
+        if (name, repaired) not in made and repaired:
+            plain = of(name, False)
             flat = _repaired(trained, plain.reshape(-1, plain.shape[-1]))
-            made[name, kind] = flat.reshape(plain.shape)
-        elif (name, kind) not in made:
+            made[name, True] = flat.reshape(plain.shape)
+        elif (name, repaired) not in made:
             model = trained.hyperreps[name]
-            made[name, kind] = np.asarray(hyperrep.reconstruct(model, members, aligned=True))
-        return made[name, kind]
+            made[name, False] = np.asarray(hyperrep.reconstruct(model, members, aligned=True))
+        return made[name, repaired]
 
     for label, source in known.items():
         wrapped = source.kind != FILE and label != source.sampler  # latents that are drawn as such
         if source.kind in (LATENT, TWIN) or wrapped:
-            found[label] = of(source.hyperrep, kind_of(source))
+            found[label] = of(source.hyperrep, samplers.is_repaired(source.sampler))
     return found
 
 
-def _baselines(context: Context) -> dict[str, np.ndarray]:
+def _baselines(context: Context, kinds: Sequence[str]) -> dict[str, dict[str, np.ndarray]]:
     """Noise on train members and averages of them, of several strengths, from all train members
-    and from the best: as many networks float32[M, D] of each as a sampler draws."""
+    and from the best: as many networks float32[M, D] of each as a sampler draws. By kind: those of
+    the others are made of the plain ones, or chosen from more of them."""
     trained = context.trained
     data, config = trained.data, trained.config.samplers
     anchors, quality = data.train[:, -1], data.quality[:, -1]
@@ -111,13 +122,33 @@ def _baselines(context: Context) -> dict[str, np.ndarray]:
         for name, (one, least) in made.items()
         if least <= best
     }
-    root = experiment_key(trained.config.seed, "novelty")
-    found = {}
+    root, forms = experiment_key(trained.config.seed, "novelty"), _forms(trained)
+    found = {kind: {} for kind in kinds}
     for number, (name, sampler) in enumerate(chosen.items()):
         key_fit, key_sample = jax.random.split(jax.random.fold_in(root, number))
         state = sampler.fit(key_fit, anchors, quality)
-        found[name] = np.asarray(sampler.sample(key_sample, state, context.num_samples))
+        for kind in kinds:
+            of_kind = forms[kind](sampler)
+            found[kind][name] = np.asarray(of_kind.sample(key_sample, state, context.num_samples))
     return found
+
+
+def _forms(trained: Run) -> dict[str, Callable[[Sampler], Sampler]]:
+    """What makes a sampler of weights one of each kind, with the same state of its fit."""
+
+    def repaired(sampler: Sampler) -> Sampler:
+        return samplers.repair(sampler, functools.partial(_repaired, trained))
+
+    def selected(sampler: Sampler) -> Sampler:
+        factor = trained.config.samplers.subsample_factor
+        return samplers.subsample(sampler, functools.partial(score, trained), factor)
+
+    return {
+        PLAIN: lambda sampler: sampler,
+        REPAIRED: repaired,
+        SELECTED: selected,
+        SELECTED_REPAIRED: lambda sampler: selected(repaired(sampler)),
+    }
 
 
 def _strengths(noise: Callable[[float], Sampler]) -> dict[str, tuple[Sampler, int]]:

@@ -6,7 +6,15 @@ import numpy as np
 
 from hyperjax import samplers
 from hyperjax.analysis import novelty
-from hyperjax.analysis.novelty import PLAIN, REPAIRED, REPLAY, Audit, Novelty
+from hyperjax.analysis.novelty import (
+    PLAIN,
+    REPAIRED,
+    REPLAY,
+    SELECTED,
+    SELECTED_REPAIRED,
+    Audit,
+    Novelty,
+)
 from hyperjax.app.context import Context
 from hyperjax.app.populations import FILE, TWIN, Source, sources
 from hyperjax.paper.common import percent, spread
@@ -30,6 +38,15 @@ _VERDICTS = {
     "replays": "replays, not judged",
     "one network": "copies of one network, not judged",
     "unknown": "cannot be judged",
+}
+_KINDS = {
+    (REPAIRED, SELECTED_REPAIRED): "A repair gives every neuron back the mean and the spread that "
+    "it has in train members. It helps averages and noisy networks as much as samples: whatever "
+    "goes through repair: is compared with the same baselines, repaired, and not with the plain "
+    "ones.",
+    (SELECTED, SELECTED_REPAIRED): "Of networks that differ much the best by validation accuracy "
+    "are far better than most, wherever they come from: what subsample: or bootstrap: chooses is "
+    "compared with the best of subsample_factor times as many of each baseline.",
 }
 
 
@@ -78,15 +95,8 @@ def _explanation(result: Novelty) -> tuple[str, ...]:
         "its replays away from the train models: they look novel, and are not.",
         _parent_gap(result),
     )
-    if REPAIRED not in result.baselines:
-        return told
-    return (
-        *told[:2],
-        "A repair gives every neuron back the mean and the spread that it has in train members. "
-        "It helps averages and noisy networks as much as samples: whatever goes through repair: "
-        "is compared with the same baselines, repaired, and not with the plain ones.",
-        *told[2:],
-    )
+    kinds = [words for some, words in _KINDS.items() if {*some} & result.baselines.keys()]
+    return (*told[:2], *kinds, *told[2:])
 
 
 def _parent_gap(result: Novelty) -> str:
@@ -183,7 +193,7 @@ def baseline_table(result: Novelty, kind: str) -> Table:
                      spread(audit.behaviour), spread(audit.parent_gap),
                      ", ".join(on) or None))  # fmt: skip
     return Table(
-        "baselines" if kind == PLAIN else f"baselines_{kind}",
+        "baselines" if kind == PLAIN else "_".join(["baselines", *kind.split(", ")]),
         "Baselines" if kind == PLAIN else f"Baselines, {kind}",
         ("baseline", "test accuracy (%)", "novelty in weights", "novelty in behaviour",
          "parent gap", "on the frontier"),
@@ -200,8 +210,13 @@ def _on_frontier(result: Novelty, axis: str, kind: str) -> np.ndarray:
 
 # --- the picture ------------------------------------------------------------------------
 
-_COLORS = {PLAIN: plots.BLUE, REPAIRED: plots.ORANGE}
-_LINES = {PLAIN: "-", REPAIRED: (0, (5, 2))}
+_COLORS = {
+    PLAIN: plots.BLUE,
+    REPAIRED: plots.ORANGE,
+    SELECTED: plots.GREEN,
+    SELECTED_REPAIRED: plots.PURPLE,
+}
+_LINES = {PLAIN: "-", REPAIRED: (0, (5, 2)), SELECTED: (0, (1, 1)), SELECTED_REPAIRED: "-."}
 _FARTHEST = 1.5  # novelties beyond are drawn there, with the number beside the name
 _STAR, _LATENT, _TWIN, _WEIGHTS, _DENOISED, _FILE = "*", "o", "^", "s", "D", "P"
 _MARKERS = {
@@ -222,17 +237,18 @@ def figure(context: Context, result: Novelty, axis: str) -> Figure:
         f"Accuracy against novelty {AXES[axis]}",
         picture(result, axis, sources(context), bootstrap=resamples, seed=seed),
         alt=f"Mean test accuracy of every population against its mean novelty {AXES[axis]}, "
-        "and the frontier of noise and averages" + _with_repair(result, ", plain and repaired"),
+        "and the frontier of noise and averages"
+        + _with_kinds(result, f": {'; '.join(result.baselines)}"),
         note="Above the line of its colour is beyond what noise and averages give (band: 95 % "
         "bootstrap interval). From 1 on it is level: farther away than networks trained by "
         f"themselves is no merit. The {HELD_OUT} are the goal. Names are without S_"
-        + _with_repair(result, ", and in the colour of repaired ones without repair:") + "."
+        + _with_kinds(result, ", and of what their colour says") + "."
         " Beyond the right edge: novelty in brackets.",
     )  # fmt: skip
 
 
-def _with_repair(result: Novelty, words: str) -> str:
-    return words if REPAIRED in result.baselines else ""
+def _with_kinds(result: Novelty, words: str) -> str:
+    return words if len(result.baselines) > 1 else ""
 
 
 def picture(
@@ -309,7 +325,10 @@ def _key(looks: Iterable[Look]) -> dict[str, Look]:
 def _short(result: Novelty, name: str, x: float) -> str:
     """A name for the picture, whose colour says the kind."""
     text = name.removeprefix("S_")
-    if result.kinds[name] == REPAIRED:
+    kind = result.kinds[name]
+    if kind in (SELECTED, SELECTED_REPAIRED):
+        text = text.removeprefix("subsample:")
+    if kind in (REPAIRED, SELECTED_REPAIRED):
         text = text.removeprefix("repair:").removesuffix(", repaired")
     return f"{text} ({x:.1f})" if x > _FARTHEST else text
 

@@ -46,6 +46,7 @@ __all__ = [
     "gan",
     "get_sampler",
     "is_repaired",
+    "is_selected",
     "joint",
     "kde",
     "kde_anchor",
@@ -212,6 +213,15 @@ def is_repaired(name: str) -> bool:
     (True, False)
     """
     return not {"repair", "polish"}.isdisjoint(name.split(":")[:-1])
+
+
+def is_selected(name: str) -> bool:
+    """Whether what a sampler draws has been chosen by a score.
+
+    >>> hj.samplers.is_selected("repair:subsample:kde"), hj.samplers.is_selected("kde30")
+    (True, False)
+    """
+    return not {"subsample", "bootstrap"}.isdisjoint(name.split(":")[:-1])
 
 
 def describe() -> dict[str, str]:

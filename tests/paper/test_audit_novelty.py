@@ -9,12 +9,21 @@ import pytest
 from population_cases import random_task
 
 from hyperjax.analysis import novelty
-from hyperjax.analysis.novelty import PLAIN, REPAIRED, Audit, Novelty
+from hyperjax.analysis.novelty import (
+    KINDS,
+    PLAIN,
+    REPAIRED,
+    SELECTED,
+    SELECTED_REPAIRED,
+    Audit,
+    Novelty,
+)
 from hyperjax.app.populations import FILE, LATENT, TWIN, WEIGHTS, Source
 from hyperjax.config import Config, EvaluationConfig, override
 from hyperjax.models.architectures import zoo_cnn_spec
 from hyperjax.paper import audit_novelty as task
 from hyperjax.paper import novelty_section as shown
+from hyperjax.population.evaluation import network
 from hyperjax.population.repair import fit_repair, gaussian_inputs, image_moments, repair
 from hyperjax.report import page, scatter
 from hyperjax.report.tables import Spread
@@ -124,8 +133,41 @@ def test_baselines_are_repaired_one_by_one(context, fitted, monkeypatch):
         np.testing.assert_array_equal(given["base"][REPAIRED][name], expected)
 
 
+def test_baselines_of_selected_samples_are_selected(context):
+    """The best by validation accuracy of so many times as many, of networks that are repaired
+    first: against a choice by hand. Plain ones stay as they are."""
+    context.trained.config = override(context.trained.config, {"samplers.subsample_factor": 3})
+    alone = task._baselines(context, [PLAIN])[PLAIN]
+    base = task._baselines(context, list(KINDS))
+    context.num_samples = 3 * SAMPLES
+    more = task._baselines(context, [PLAIN, REPAIRED])
+    net, images = network(SPEC), context.trained.task.val
+    for kind, source in ((SELECTED, PLAIN), (SELECTED_REPAIRED, REPAIRED)):
+        assert list(base[kind]) == list(alone)
+        for name, chosen in base[kind].items():
+            many = more[source][name]
+            right = [net.apply(one, images).argmax(-1) == images.labels for one in many]
+            accuracy = np.mean(right, axis=1)
+            best = np.argsort(-accuracy, kind="stable")[:SAMPLES]
+            np.testing.assert_array_equal(chosen, many[best])
+    for name, vectors in alone.items():
+        np.testing.assert_array_equal(base[PLAIN][name], vectors)
+
+
+def test_selected_samples_are_compared_with_selected_baselines(context):
+    """On the page too; kinds that no population is of are not made."""
+    context.known["subsample:repair:noise"] = Source("subsample:repair:noise", "lwln", WEIGHTS)
+    result = task.run(context)
+    assert list(result.baselines) == [PLAIN, REPAIRED, SELECTED_REPAIRED]
+    assert result.kinds["subsample:repair:noise"] == SELECTED_REPAIRED
+    section = task.section(context, result)
+    assert [table.name for table in section.tables][-1] == "baselines_selected_repaired"
+    assert sum("what subsample: or bootstrap: chooses" in line for line in section.text) == 1
+    assert any("in weights, selected, repaired: " in line for line in section.text)
+
+
 def test_the_average_with_the_nearest(context, monkeypatch):
-    base = task._baselines(context)
+    base = task._baselines(context, [PLAIN])[PLAIN]
     members = context.trained.data.train[:, -1]
     far = np.linalg.norm(members[:, None] - members[None], axis=2) + np.diag([np.inf] * MEMBERS)
     pairs = (members + members[far.argmin(axis=1)]) / 2
@@ -165,10 +207,11 @@ def test_reconstructions_of_many_members_are_their_last(context, vectors, monkey
 
 @pytest.mark.parametrize(
     ("sampler", "kind"),
-    [("kde", PLAIN), ("repair:kde", REPAIRED), ("subsample:repair:diffusion", REPAIRED),
-     ("refine:kde", PLAIN), ("repair:refine:kde", REPAIRED), ("", PLAIN)],
+    [("kde", PLAIN), ("repair:kde", REPAIRED), ("subsample:repair:diffusion", SELECTED_REPAIRED),
+     ("refine:kde", PLAIN), ("repair:refine:kde", REPAIRED), ("", PLAIN),
+     ("subsample:kde30", SELECTED), ("bootstrap:polish:kde", SELECTED_REPAIRED)],
 )  # fmt: skip
-def test_what_is_repaired(sampler, kind):
+def test_of_what_kind_samples_are(sampler, kind):
     assert task.kind_of(Source(sampler, "lwln", LATENT)) == kind
 
 
