@@ -109,7 +109,7 @@ def test_copies_that_can_be_done_without_are_a_warning(many_cores, tmp_path):
     stage = plan.Stage("denoiser", 1.0, 3e9, 1, "denoiser", 1.0, 2e9)
     with console.capture() as capture:
         plan.check([stage], tmp_path, memory=int(2e9), disk=10**15)
-    assert "denoiser may take 4.2 GB of memory, and 2 GB are free" in capture.get()
+    assert "denoiser may take 4.25 GB of memory, and 2 GB are free" in capture.get()
     with console.capture() as capture, pytest.raises(HyperJaxError, match=r"needs about 1\.25 GB"):
         plan.check([stage], tmp_path, memory=int(1e9), disk=10**15)
     assert not capture.get()
