@@ -21,7 +21,7 @@ from hyperjax.types import Array
 
 # Kinds of populations: what is done to all samples alike, and so to baselines of their own.
 PLAIN, REPAIRED = "plain", "repaired"
-SELECTED, SELECTED_REPAIRED = "selected", "selected, repaired"  # by what they can do
+SELECTED, SELECTED_REPAIRED = "selected", "selected, repaired"  # by validation accuracy
 KINDS = (PLAIN, REPAIRED, SELECTED, SELECTED_REPAIRED)
 REPLAY = 0.2  # of the distance among train models: nearer than that is no other network
 AXES = ("weights", "behaviour")

@@ -29,7 +29,8 @@ EXPERIMENTS, SAMPLES, DIFFUSION = "experiments", "samples", "samples by the deno
 # Bytes of a process on a CPU beside its arrays: Python and the libraries, then what a stage of each
 # kind adds to it with its compiled programs, and a second one of its kind; a stage has those of the
 # stages before it too. And how often the weights that a stage learns from lie in memory at worst.
-# All are measured (benchmarks/memory.py, and "memory" in the manifest of every command).
+# All are measured (benchmarks/memory.py, and "memory" in the manifest of every command): those of
+# zoo, autoencoder and denoiser lie between what small and large networks take to compile.
 PROCESS = 0.25e9
 _PROGRAMS = {
     "zoo": (0.35e9, 0), "hyperrep": (0.8e9, 0.25e9), "denoiser": (1.0e9, 0),

@@ -6,7 +6,8 @@ shown by `novelty_section`.
 """
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -29,12 +30,18 @@ from hyperjax.paper.novelty_section import AVERAGE, HELD_OUT, NOISE, REPAIRED_HE
 from hyperjax.population.repair import repair
 from hyperjax.rng import experiment_key
 from hyperjax.samplers import Sampler, baselines
-from hyperjax.store import workdir
+from hyperjax.store import workdir, zoo_file
 
 __all__ = ["run", "section"]
 
 _NOISE = (0.0, 0.1, 0.2, 0.3, 0.4, 0.6, 0.8, 1.2, 1.6)  # of each layer's standard deviation
 _AVERAGES = (2, 3, 4, 8, 16)  # train members; fewer where there are fewer
+_KINDS = {  # by whether they are repaired, and selected
+    (False, False): PLAIN,
+    (True, False): REPAIRED,
+    (False, True): SELECTED,
+    (True, True): SELECTED_REPAIRED,
+}
 _MOST = 20_000  # reconstructions of one hyper-representation that are held
 
 
@@ -54,9 +61,9 @@ def run(context: Context) -> Novelty:
     if workdir.moments_path(trained.folder).exists():
         populations[REPAIRED_HELD_OUT] = _repaired(trained, members)
         kinds[REPAIRED_HELD_OUT] = REPAIRED
-    asked = set(kinds.values())
-    base = _baselines(context, [kind for kind in KINDS if kind in asked])
-    with bar("novelty", len(populations) + sum(map(len, base.values()))) as advance:
+    asked, strengths = set(kinds.values()), _samplers(trained)
+    with bar("novelty", len(populations) + 2 * len(asked) * len(strengths)) as advance:
+        base = _baselines(context, strengths, [k for k in KINDS if k in asked], advance)
         return novelty.audit(
             populations,
             base,
@@ -72,8 +79,13 @@ def run(context: Context) -> Novelty:
 
 def kind_of(source: Source) -> str:
     """Of which kind of baselines a population has to be more than."""
-    repaired, selected = (of(source.sampler) for of in (samplers.is_repaired, samplers.is_selected))
-    return KINDS[repaired + 2 * selected]
+    name = _recorded(source.path) if source.kind == FILE else source.sampler
+    return _KINDS[samplers.is_repaired(name), samplers.is_selected(name)]
+
+
+def _recorded(path: Path) -> str:
+    """The sampler of which a file says that it drew its networks; none where it says nothing."""
+    return str(zoo_file.about(path)[1].get("sampler", ""))
 
 
 def _repaired(trained: Run, vectors: np.ndarray) -> np.ndarray:
@@ -105,31 +117,39 @@ def _reconstructions(trained: Run, known: dict[str, Source]) -> dict[str, np.nda
     return found
 
 
-def _baselines(context: Context, kinds: Sequence[str]) -> dict[str, dict[str, np.ndarray]]:
+def _samplers(trained: Run) -> dict[str, Sampler]:
     """Noise on train members and averages of them, of several strengths, from all train members
-    and from the best: as many networks float32[M, D] of each as a sampler draws. By kind: those of
-    the others are made of the plain ones, or chosen from more of them."""
-    trained = context.trained
-    data, config = trained.data, trained.config.samplers
-    anchors, quality = data.train[:, -1], data.quality[:, -1]
+    and from the best."""
+    config = trained.config.samplers
+    anchors, quality = trained.data.train[:, -1], trained.data.quality[:, -1]
     best = 0
     if np.isfinite(quality).any():
         best = int(np.sum(quality >= np.nanquantile(quality, 1 - config.best_fraction)))
     made = _strengths(lambda scale: baselines.noise(scale, trained.zoo.spec))
     chosen = {name: sampler for name, (sampler, least) in made.items() if least <= len(anchors)}
-    chosen |= {
+    return chosen | {
         f"{name}, best {100 * config.best_fraction:g} %": samplers.best(one, config.best_fraction)
         for name, (one, least) in made.items()
         if least <= best
     }
+
+
+def _baselines(
+    context: Context, strengths: Mapping[str, Sampler], kinds: Sequence[str], advance: Callable
+) -> dict[str, dict[str, np.ndarray]]:
+    """By kind and name, as many networks float32[M, D] as a sampler draws. Those of the other kinds
+    are made of the plain ones, or chosen from more of them."""
+    trained = context.trained
+    anchors, quality = trained.data.train[:, -1], trained.data.quality[:, -1]
     root, forms = experiment_key(trained.config.seed, "novelty"), _forms(trained)
     found = {kind: {} for kind in kinds}
-    for number, (name, sampler) in enumerate(chosen.items()):
+    for number, (name, sampler) in enumerate(strengths.items()):
         key_fit, key_sample = jax.random.split(jax.random.fold_in(root, number))
         state = sampler.fit(key_fit, anchors, quality)
         for kind in kinds:
             of_kind = forms[kind](sampler)
             found[kind][name] = np.asarray(of_kind.sample(key_sample, state, context.num_samples))
+            advance(1, f"drawing {name}")
     return found
 
 

@@ -39,14 +39,15 @@ _VERDICTS = {
     "one network": "copies of one network, not judged",
     "unknown": "cannot be judged",
 }
-_KINDS = {
+_ABOUT_KINDS = {
     (REPAIRED, SELECTED_REPAIRED): "A repair gives every neuron back the mean and the spread that "
     "it has in train members. It helps averages and noisy networks as much as samples: whatever "
     "goes through repair: is compared with the same baselines, repaired, and not with the plain "
     "ones.",
     (SELECTED, SELECTED_REPAIRED): "Of networks that differ much the best by validation accuracy "
     "are far better than most, wherever they come from: what subsample: or bootstrap: chooses is "
-    "compared with the best of subsample_factor times as many of each baseline.",
+    "compared with the best of subsample_factor times as many of each baseline, which is like for "
+    "like for one subsample: in front of the name. Held-out members are not selected.",
 }
 
 
@@ -95,7 +96,7 @@ def _explanation(result: Novelty) -> tuple[str, ...]:
         "its replays away from the train models: they look novel, and are not.",
         _parent_gap(result),
     )
-    kinds = [words for some, words in _KINDS.items() if {*some} & result.baselines.keys()]
+    kinds = [words for some, words in _ABOUT_KINDS.items() if {*some} & result.baselines.keys()]
     return (*told[:2], *kinds, *told[2:])
 
 
@@ -242,7 +243,7 @@ def figure(context: Context, result: Novelty, axis: str) -> Figure:
         note="Above the line of its colour is beyond what noise and averages give (band: 95 % "
         "bootstrap interval). From 1 on it is level: farther away than networks trained by "
         f"themselves is no merit. The {HELD_OUT} are the goal. Names are without S_"
-        + _with_kinds(result, ", and of what their colour says") + "."
+        + _with_kinds(result, ", and without what their colour says") + "."
         " Beyond the right edge: novelty in brackets.",
     )  # fmt: skip
 

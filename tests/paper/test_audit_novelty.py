@@ -27,8 +27,9 @@ from hyperjax.population.evaluation import network
 from hyperjax.population.repair import fit_repair, gaussian_inputs, image_moments, repair
 from hyperjax.report import page, scatter
 from hyperjax.report.tables import Spread
-from hyperjax.store import workdir
+from hyperjax.store import workdir, zoo_file
 from hyperjax.symmetry import nearest
+from hyperjax.zoo import Zoo
 
 SPEC = zoo_cnn_spec(1, "tanh")
 RNG = np.random.default_rng(0)
@@ -96,6 +97,7 @@ def context(small_task, vectors, fitted, monkeypatch, tmp_path):
     monkeypatch.setattr(shown, "sources", lambda context: known)
     monkeypatch.setattr(task, "drawn", drawn)
     monkeypatch.setattr(task.hyperrep, "reconstruct", reconstruct)
+    monkeypatch.setattr(task, "_recorded", lambda path: "")
     return types.SimpleNamespace(trained=trained, num_samples=SAMPLES, known=known)
 
 
@@ -124,6 +126,11 @@ def test_each_population_is_audited_with_its_kind(context, fitted):
     assert sum(line.startswith("A repair gives") for line in section.text) == 1
 
 
+def drawn(context, *kinds):
+    """Baselines by kind and name."""
+    return task._baselines(context, task._samplers(context.trained), kinds, lambda *told: None)
+
+
 def test_baselines_are_repaired_one_by_one(context, fitted, monkeypatch):
     given = {}
     monkeypatch.setattr(novelty, "audit", lambda *args, **kwargs: given.update(base=args[1]))
@@ -137,10 +144,10 @@ def test_baselines_of_selected_samples_are_selected(context):
     """The best by validation accuracy of so many times as many, of networks that are repaired
     first: against a choice by hand. Plain ones stay as they are."""
     context.trained.config = override(context.trained.config, {"samplers.subsample_factor": 3})
-    alone = task._baselines(context, [PLAIN])[PLAIN]
-    base = task._baselines(context, list(KINDS))
+    alone = drawn(context, PLAIN)[PLAIN]
+    base = drawn(context, *KINDS)
     context.num_samples = 3 * SAMPLES
-    more = task._baselines(context, [PLAIN, REPAIRED])
+    more = drawn(context, PLAIN, REPAIRED)
     net, images = network(SPEC), context.trained.task.val
     for kind, source in ((SELECTED, PLAIN), (SELECTED_REPAIRED, REPAIRED)):
         assert list(base[kind]) == list(alone)
@@ -167,7 +174,7 @@ def test_selected_samples_are_compared_with_selected_baselines(context):
 
 
 def test_the_average_with_the_nearest(context, monkeypatch):
-    base = task._baselines(context, [PLAIN])[PLAIN]
+    base = drawn(context, PLAIN)[PLAIN]
     members = context.trained.data.train[:, -1]
     far = np.linalg.norm(members[:, None] - members[None], axis=2) + np.diag([np.inf] * MEMBERS)
     pairs = (members + members[far.argmin(axis=1)]) / 2
@@ -213,6 +220,14 @@ def test_reconstructions_of_many_members_are_their_last(context, vectors, monkey
 )  # fmt: skip
 def test_of_what_kind_samples_are(sampler, kind):
     assert task.kind_of(Source(sampler, "lwln", LATENT)) == kind
+
+
+def test_a_file_is_of_the_kind_that_it_records(vectors, tmp_path):
+    path = tmp_path / "theirs.safetensors"
+    for info, kind in (({}, PLAIN), ({"sampler": "subsample:repair:kde"}, SELECTED_REPAIRED)):
+        models = Zoo(SPEC, vectors, np.arange(SNAPSHOTS), np.arange(MEMBERS), {}, info)
+        zoo_file.write(path, models)
+        assert task.kind_of(Source("", "", FILE, path)) == kind
 
 
 # --- what is shown, of made-up audits ---------------------------------------------------
@@ -331,6 +346,27 @@ def test_the_picture_tells_kinds_sources_and_replays_apart(monkeypatch):
     line = drawn["lines"]["frontier, plain"]
     assert np.interp([0, 0.5, 1, 1.4], line.x, line.y) == pytest.approx([100, 75, 50, 50], abs=0.1)
     assert "replays" in drawn["key"]
+
+
+def test_selected_populations_have_a_colour_and_a_line_of_their_own(monkeypatch):
+    given, drawn = made_up(), {}
+    names = {"S_subsample:kde": SELECTED, "subsample:repair:noise": SELECTED_REPAIRED}
+    audits = dict.fromkeys(names, made(0.97, 0.9))
+    edges = {axis: edge | dict.fromkeys(names.values(), edge[PLAIN])
+             for axis, edge in given.frontier.items()}  # fmt: skip
+    result = given._replace(
+        populations=given.populations | audits, kinds=given.kinds | names, frontier=edges,
+        baselines=given.baselines | dict.fromkeys(names.values(), given.baselines[PLAIN]),
+    )  # fmt: skip
+    monkeypatch.setattr(scatter, "scatter", lambda *args, **kwargs: drawn.update(kwargs))
+    known = KNOWN | {name: Source(name.removeprefix("S_"), "lwln", LATENT) for name in names}
+    shown.picture(result, "weights", known, bootstrap=9, seed=0)
+    assert len({drawn["looks"][kind].color for kind in KINDS}) == 4
+    for name, kind in names.items():
+        assert drawn["looks"][f"population {name}"].color == drawn["looks"][kind].color
+    assert list(drawn["lines"]) == [f"frontier, {kind}" for kind in KINDS]
+    assert len({str(line.style) for line in drawn["lines"].values()}) == 4
+    assert [label.text for label in drawn["labels"]][-2:] == ["kde", "noise"]
 
 
 def test_the_picture_of_one_kind(monkeypatch):

@@ -136,6 +136,10 @@ def test_what_samplers_need():
         assert samplers.is_repaired(name)
     for name in ("diffusion", "refine:kde", "average_nearest"):
         assert not samplers.is_repaired(name)
+    for name in ("subsample:kde", "repair:bootstrap:kde", "subsample:polish:diffusion"):
+        assert samplers.is_selected(name)
+    for name in ("kde30", "diffusion30", "repair:average"):
+        assert not samplers.is_selected(name)
 
 
 # --- scores ---------------------------------------------------------------------------------
