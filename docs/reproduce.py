@@ -115,7 +115,8 @@ averages of them at the same novelty, with its interval; by novelty in weights, 
 Held-out members, what a perfect sampler would give, lie beyond it; the last column says what else
 does. Then shares of samples that replay a train model, or are as near to an average, where any do.
 Where the kind of `subsample:` is not *selected*, it was compared with baselines that nothing was
-chosen from, as earlier versions did: that margin is too high.
+chosen from, as earlier versions did: that margin is too high. Frontiers of these runs are of 9
+strengths of noise, where the audit has 13 now.
 @weights: population|kind|test|novelty|margin|from|to|frontier.$
 @behaviour: population|novelty|margin|from|to|frontier.$
 @copies: population|replay|interpolate where nonzero

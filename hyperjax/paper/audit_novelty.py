@@ -34,7 +34,9 @@ from hyperjax.store import workdir, zoo_file
 
 __all__ = ["run", "section"]
 
-_NOISE = (0.0, 0.1, 0.2, 0.3, 0.4, 0.6, 0.8, 1.2, 1.6)  # of each layer's standard deviation
+# Of each layer's standard deviation: close to each other where samples lie, since a frontier that
+# is drawn as a line between two of them is too low.
+_NOISE = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.2, 1.6)
 _AVERAGES = (2, 3, 4, 8, 16)  # train members; fewer where there are fewer
 _KINDS = {  # by whether they are repaired, and selected
     (False, False): PLAIN,
