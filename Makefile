@@ -55,8 +55,8 @@ bench: install ## measure every path on this machine, which is to do nothing els
 	@set -e; for words in \
 	  "population.py --members=1,128 --batches=32 --rounds=2 --precisions=float32,bfloat16" \
 	  "autoencoder.py --augmentation=yes --rounds=2" "denoiser.py --sizes=small --rounds=2" \
-	  "scaling.py" "processes.py --scale=demo --members=64 --epochs=5 --steps=5" "samplers.py" "zoo_io.py" \
-	  "integrity.py" "import_zoo.py" "startup.py" "memory.py --case=smoke" \
+	  "scaling.py" "processes.py --scale=demo --members=64 --epochs=5 --steps=20" \
+	  "samplers.py" "zoo_io.py" "integrity.py" "import_zoo.py" "startup.py" "memory.py --case=smoke" \
 	  "scale.py --members=1000"; \
 	do echo "== $$words"; $(BIN)/python benchmarks/$$words; done
 

@@ -23,7 +23,6 @@ SHORT = ("--config.zoo.epochs=3", "--config.autoencoder.data.epochs_seen=(2,3)",
 CASES = {
     "smoke": ("--config=configs/digits.py:smoke", "--config.denoiser.training.steps=20"),
     "small": ("--config=configs/digits.py:small", *SHORT),
-    "demo": ("--config=configs/digits.py:demo", "--config.zoo.snapshots=()", *SHORT),
     "large": ("--config=configs/digits.py:large", "--config.zoo.num_members=2000",
               "--config.num_train=200", "--config.zoo.snapshots=()",
               "--config.zoo.epochs=6", "--config.autoencoder.data.epochs_seen=(2,3,4,5,6)",
