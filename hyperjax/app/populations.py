@@ -27,7 +27,7 @@ from hyperjax.hyperrep import HyperRep, decode, encode
 from hyperjax.population import evaluation
 from hyperjax.population.evaluation import Task
 from hyperjax.population.lockstep import Recipe
-from hyperjax.population.repair import repair
+from hyperjax.population.repair import repair_all
 from hyperjax.rng import Stream, root_key
 from hyperjax.samplers import Sampler, Tools
 from hyperjax.store import tensors, workdir, zoo_file
@@ -145,7 +145,7 @@ def _tools(run: Run, model: HyperRep) -> Tools:
         decode=functools.partial(decode, model),
         encode=lambda vectors: encode(model, vectors, aligned=True),
         denoiser=lambda: run.denoiser,
-        repair=lambda vectors: repair(run.zoo.spec, run.repair, vectors),
+        repair=lambda vectors: repair_all(run.zoo.spec, run.repair, vectors),
     )
 
 

@@ -27,7 +27,7 @@ from hyperjax.app.populations import FILE, LATENT, TWIN, Source, drawn, score, s
 from hyperjax.app.progress import bar
 from hyperjax.app.run import Run
 from hyperjax.paper.novelty_section import AVERAGE, HELD_OUT, NOISE, REPAIRED_HELD_OUT, section
-from hyperjax.population.repair import repair
+from hyperjax.population.repair import repair_all
 from hyperjax.rng import experiment_key
 from hyperjax.samplers import Sampler, baselines
 from hyperjax.store import workdir, zoo_file
@@ -91,7 +91,7 @@ def _recorded(path: Path) -> str:
 
 
 def _repaired(trained: Run, vectors: np.ndarray) -> np.ndarray:
-    return np.asarray(repair(trained.zoo.spec, trained.repair, vectors))
+    return repair_all(trained.zoo.spec, trained.repair, vectors)
 
 
 def _reconstructions(trained: Run, known: dict[str, Source]) -> dict[str, np.ndarray]:

@@ -23,7 +23,7 @@ from hyperjax.diffusion import denoiser_training as training
 from hyperjax.errors import HyperJaxError
 from hyperjax.hyperrep.losses import slot_scale
 from hyperjax.population import evaluation
-from hyperjax.population.repair import fit_repair, repair
+from hyperjax.population.repair import fit_repair, repair_all
 from hyperjax.report import plots
 from hyperjax.report.page import Figure, Section
 from hyperjax.report.tables import Table
@@ -94,7 +94,8 @@ def _point(context: Context, config: DenoiserConfig, size: int, seed: int) -> Po
     key = jax.random.fold_in(experiment_key(run.config.seed, "scaling"), seed)
     quantiles = np.full(context.num_samples, UNKNOWN, np.float32)
     drawn = sampling.sample(key, denoiser, run.config.samplers.diffusion, quantiles)
-    mended = repair(run.zoo.spec, fit_repair(run.zoo.spec, train[:, -1], run.repair.inputs), drawn)
+    fitted = fit_repair(run.zoo.spec, train[:, -1], run.repair.inputs)
+    mended = repair_all(run.zoo.spec, fitted, drawn)
     models = nearest.train_models(run.zoo.spec, train[:, -1:], run.reference)
     plain, repaired = (_sampled(run, models, np.asarray(x)) for x in (drawn, mended))
     return Point(

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jax import lax
-from jax.sharding import Mesh, NamedSharding
+from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
 from hyperjax import distributed, weights
@@ -377,20 +377,8 @@ def padded(engine: Engine, count: int) -> int:
 
 
 def place_members(engine: Engine, tree: Any, size: int = 0) -> Any:
-    """Split a tree with a leading member axis over the devices.
-
-    The last member is repeated until there are `size` members and the devices divide them, or they
-    the devices; callers drop the extra ones from what they read back.
-    """
-    count = len(jax.tree.leaves(tree)[0])
-    if count == 0:
-        raise HyperJaxError("the population is empty: expected at least one member")
-    size = padded(engine, max(size, count))
-    index = np.minimum(np.arange(size), count - 1)
-    rows = jax.tree.map(lambda leaf: np.asarray(leaf)[index], tree)
-    mesh = placement.mesh_for(engine.mesh, size)
-    spec = P("member") if mesh.shape["member"] > 1 else P()  # as XLA names it, or it compiles twice
-    return distributed.put(rows, NamedSharding(mesh, spec))
+    """`placement.place_members` on the engine's devices."""
+    return placement.place_members(engine.mesh, tree, size)
 
 
 def place_images(engine: Engine, images: Images) -> Images:

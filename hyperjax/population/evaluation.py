@@ -14,6 +14,7 @@ from hyperjax.errors import HyperJaxError
 from hyperjax.models.initialise import init_vector
 from hyperjax.models.sequential import Sequential, output_sizes
 from hyperjax.population import engine as engines
+from hyperjax.population import placement
 from hyperjax.population.engine import Engine, Evaluation
 from hyperjax.types import Array, Images, Key
 from hyperjax.weights import WeightSpec
@@ -97,7 +98,7 @@ def _in_parts(fn: Callable, task: Task, vectors: Array, images: Images) -> Any:
     if count == 0:
         raise HyperJaxError("the population is empty: expected at least one model to evaluate")
     size = members_per_call(task.engine, len(task.train.labels))
-    size = min(size, engines.padded(task.engine, _rounded(count)))
+    size = min(size, engines.padded(task.engine, placement.rounded(count)))
     parts = []
     for begin in range(0, count, size):
         rows = np.asarray(vectors[begin : begin + size], np.float32)
@@ -105,13 +106,6 @@ def _in_parts(fn: Callable, task: Task, vectors: Array, images: Images) -> Any:
         result = fn(task.engine, placed, images)
         parts.append(distributed.fetch(result))
     return jax.tree.map(lambda *leaves: np.concatenate(leaves)[:count], *parts)
-
-
-def _rounded(count: int) -> int:
-    """A little more, so that populations of many sizes share a few compiled programs: at most a
-    fourth above `count`, and four sizes between a power of two and the next."""
-    step = 1 << max(0, count.bit_length() - 3)
-    return -(-count // step) * step
 
 
 class Network(NamedTuple):

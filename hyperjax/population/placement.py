@@ -8,11 +8,15 @@ summed up.
 
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jax.sharding import AxisType, Mesh
+from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
 
+from hyperjax import distributed
+from hyperjax.errors import HyperJaxError
 from hyperjax.types import Array
 
 
@@ -35,6 +39,30 @@ def padded(mesh: Mesh, count: int) -> int:
     fewer = range(max(count, 1), mesh.size)
     sizes = (n for n in fewer if mesh.size % n == 0 and n % processes == 0)
     return next(sizes, -(-count // mesh.size) * mesh.size)
+
+
+def rounded(count: int) -> int:
+    """A little more, so that populations of many sizes share a few compiled programs: at most a
+    fourth above `count`, and four sizes between a power of two and the next."""
+    step = 1 << max(0, count.bit_length() - 3)
+    return -(-count // step) * step
+
+
+def place_members(mesh: Mesh, tree: Any, size: int = 0) -> Any:
+    """Split a tree with a leading member axis over the devices.
+
+    The last member is repeated until there are `size` members and the devices divide them, or they
+    the devices; callers drop the extra ones from what they read back.
+    """
+    count = len(jax.tree.leaves(tree)[0])
+    if count == 0:
+        raise HyperJaxError("the population is empty: expected at least one member")
+    size = padded(mesh, max(size, count))
+    index = np.minimum(np.arange(size), count - 1)
+    rows = jax.tree.map(lambda leaf: np.asarray(leaf)[index], tree)
+    mesh = mesh_for(mesh, size)
+    spec = P("member") if mesh.shape["member"] > 1 else P()  # as XLA names it, or it compiles twice
+    return distributed.put(rows, NamedSharding(mesh, spec))
 
 
 def sharers(mesh: Mesh) -> int:

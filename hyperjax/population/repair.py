@@ -23,11 +23,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
 
-from hyperjax import weights
+from hyperjax import distributed, weights
 from hyperjax.errors import HyperJaxError
 from hyperjax.models import conv, sequential
 from hyperjax.models.sequential import activate, activation_fn, preactivation
+from hyperjax.population import placement
 from hyperjax.population.engine import normalize
 from hyperjax.types import Array, Images, Key
 from hyperjax.weights import LayerSpec, WeightSpec
@@ -283,6 +286,35 @@ def repair(
         return repair_member(spec, fitted, vector)
 
     return over_networks(one, jnp.asarray(vectors, jnp.float32), batch_size)
+
+
+def repair_all(spec: WeightSpec, fitted: Repair, vectors: Array) -> np.ndarray:
+    """`repair` of any number of networks float32[M, D], on the host, by all devices of this
+    process: each repairs networks of its own, to the same values as one device would. Raises
+    HyperJaxError as that does.
+
+    >>> repair_all(zoo.spec, fitted, samples).shape
+    (100, 2464)
+    """
+    vectors = np.asarray(vectors, np.float32)
+    check_repairable(spec, fitted.inputs.shape)
+    check_batch(spec, vectors, fitted.inputs)
+    if not (count := len(vectors)):
+        return vectors
+    devices = jax.local_devices()
+    mesh = placement.make_mesh(devices, len(devices))
+    size = placement.rounded(count)
+    shared = distributed.put(fitted, NamedSharding(mesh, P()))
+    members = placement.place_members(mesh, vectors, size)
+    return np.asarray(_spread(spec, mesh, shared, members))[:count]
+
+
+@functools.partial(jax.jit, static_argnames=("spec", "mesh"))
+def _spread(spec: WeightSpec, mesh: Mesh, fitted: Repair, vectors: Array) -> Array:
+    local, mesh = functools.partial(repair, spec), placement.mesh_for(mesh, len(vectors))
+    specs = {"in_specs": (P(), P("member")), "out_specs": P("member")}
+    # check_vma: the loop over networks starts from constants, which do not vary over the members
+    return jax.shard_map(local, mesh=mesh, **specs, check_vma=False)(fitted, vectors)
 
 
 def check_batch(spec: WeightSpec, vectors: Array, inputs: Array) -> None:

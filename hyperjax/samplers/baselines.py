@@ -67,7 +67,11 @@ def _fit_average(key, anchors, quality, of):
 def _sample_average(key: Key, state: Array, n: int, of: int) -> Array:
     # The `of` largest of N random numbers stand at `of` distinct uniform places.
     _, index = jax.lax.top_k(jax.random.uniform(key, (n, len(state))), of)
-    return state[index].mean(axis=1)
+    # one after another: all n * of anchors at once would be many times the samples' memory
+    total = jax.lax.fori_loop(
+        0, of, lambda i, total: total + state[index[:, i]], jnp.zeros((n, state.shape[1]))
+    )
+    return total / of
 
 
 def average_nearest() -> Sampler:

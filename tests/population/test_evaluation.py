@@ -32,17 +32,6 @@ def test_a_task_is_made_of_a_data_set_or_of_images_alone(task):
     np.testing.assert_array_equal(alone.train.pixels, TRAIN.pixels)
 
 
-def test_sizes_are_rounded_up_by_a_fourth_at_most():
-    counts = np.arange(1, 3000)
-    rounded = np.array([evaluation._rounded(int(count)) for count in counts])
-    assert np.all(counts <= rounded)
-    assert np.all(rounded <= 1.25 * counts)
-    assert np.all(np.diff(rounded) >= 0)
-    for power in (8, 64, 1024):  # four sizes up to each next power of two
-        within = (counts > power) & (counts <= 2 * power)
-        assert len(set(rounded[within])) == 4
-
-
 def test_populations_of_nearly_one_size_share_a_program(task):
     """39 and 40 members, padded to one size; rows are those of their own networks."""
     before = engines.evaluate._cache_size()

@@ -96,3 +96,14 @@ def test_trained_and_placed_members_are_evaluated_by_one_program(devices, count)
     programs = population.evaluate._cache_size()
     population.evaluate(engine, population.place_members(engine, np.asarray(state.vectors)), images)
     assert population.evaluate._cache_size() == programs
+
+
+def test_sizes_are_rounded_up_by_a_fourth_at_most():
+    counts = np.arange(1, 3000)
+    rounded = np.array([placement.rounded(int(count)) for count in counts])
+    assert np.all(counts <= rounded)
+    assert np.all(rounded <= 1.25 * counts)
+    assert np.all(np.diff(rounded) >= 0)
+    for power in (8, 64, 1024):  # four sizes up to each next power of two
+        within = (counts > power) & (counts <= 2 * power)
+        assert len(set(rounded[within])) == 4

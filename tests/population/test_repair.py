@@ -18,7 +18,7 @@ from hyperjax.models.architectures import zoo_cnn_spec
 from hyperjax.population import Repair, fit_repair, repair_member
 from hyperjax.population import repair as repairs
 from hyperjax.population.evaluation import network
-from hyperjax.population.repair import preactivations, repair
+from hyperjax.population.repair import preactivations, repair, repair_all
 from hyperjax.weights import LayerSpec, WeightSpec
 
 GOLDEN = np.load(Path(__file__).parents[1] / "golden" / "zoo_cnn.npz")  # of PyTorch
@@ -310,6 +310,29 @@ def test_inside_other_functions():
     assert np.isfinite(slope(np.zeros(SPEC.num_params, np.float32))).all()
     assert repair(SPEC, FITTED, OTHERS[:0]).shape == (0, SPEC.num_params)
     np.testing.assert_allclose(repair(SPEC, FITTED, OTHERS[:1])[0], expected[0], atol=1e-5)
+
+
+@pytest.mark.parametrize("count", [0, 1, 3, 5, 11])
+def test_all_devices_repair_as_one_does(count):
+    """Fewer networks than devices, more, or a number that they do not divide."""
+    vectors = np.concatenate([OTHERS, 0.5 * OTHERS, MEMBERS])[:count]
+    vectors[1::4, 30] = np.nan
+    found = repair_all(SPEC, FITTED, vectors)
+    assert isinstance(found, np.ndarray)
+    np.testing.assert_array_equal(found, repair(SPEC, FITTED, vectors))
+
+
+def test_all_devices_repair(monkeypatch):
+    used, spread = [], repairs._spread
+
+    def watched(*args):
+        result = spread(*args)
+        used.append({shard.device: shard.data.shape[0] for shard in result.addressable_shards})
+        return result
+
+    monkeypatch.setattr(repairs, "_spread", watched)
+    repair_all(SPEC, FITTED, np.tile(OTHERS, (3, 1))[:11])
+    assert used == [dict.fromkeys(jax.devices(), 3)]
 
 
 def test_the_zoo_cnn_is_repaired_from_moments_of_images():
