@@ -13,7 +13,10 @@ from hyperjax.report import plots
 from hyperjax.report.page import Figure, Section
 from hyperjax.report.tables import Table
 
-_POPULATIONS = ("S_kde30", "S_neigh30", "S_gan30", "S_kde_anchor30", "S_joint30", "aligned_mean")
+_POPULATIONS = (
+    "S_kde30", "S_neigh30", "S_gan30", "S_kde_anchor30", "S_joint30", "aligned_mean", "diffusion",
+    "polish:diffusion",
+)  # fmt: skip
 
 # (source, target) -> population -> epochs 0, 1 and 50, of Table 2.
 PUBLISHED = {

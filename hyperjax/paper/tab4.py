@@ -19,7 +19,7 @@ from hyperjax.report.tables import Spread, Table
 from hyperjax.rng import experiment_key
 from hyperjax.zoo import Zoo
 
-_POPULATIONS = ("S_kde30", "S_kde_anchor30", "S_joint30")
+_POPULATIONS = ("S_kde30", "S_kde_anchor30", "S_joint30", "diffusion")
 _CONTROL = "S_kde_anchor30"  # whose weights are also shuffled: the sampler of the paper's figures
 
 # (architecture, initial weights) -> epochs 1, 5 and 50, of Table 4: MNIST's weights on SVHN.
