@@ -15,6 +15,7 @@ from hyperjax.config import (
     AutoencoderConfig,
     Config,
     DenoiserConfig,
+    DiffusionConfig,
     EvaluationConfig,
     GanConfig,
     GraphConfig,
@@ -69,6 +70,8 @@ LARGE_DENOISER = dataclasses.replace(
         SMALL_DENOISER.training, steps=14_000, warmup_steps=200, eval_every=250
     ),
 )
+# As in every run of docs/reproduce.md.
+LARGE_SAMPLERS = SamplersConfig(diffusion=DiffusionConfig(temperature=0.7))
 
 # The paper's, as far as it is known: sizes and optimiser from the code of its predecessor on the
 # same zoo (its own configuration is not public), losses and augmentation from its published code.
@@ -114,7 +117,7 @@ def large(config: Config, members: int) -> Config:
     evaluation = dataclasses.replace(config.evaluation, num_samples=200)
     return dataclasses.replace(
         config, zoo=zoo, autoencoder=LARGE_AUTOENCODER, denoiser=LARGE_DENOISER,
-        evaluation=evaluation,
+        samplers=LARGE_SAMPLERS, evaluation=evaluation,
     )  # fmt: skip
 
 

@@ -29,6 +29,7 @@ LARGE = dataclasses.replace(
     SMALL,
     autoencoder=dataclasses.replace(common.LARGE_AUTOENCODER, data=_SEEN),
     denoiser=common.LARGE_DENOISER,
+    samplers=common.LARGE_SAMPLERS,
 )
 
 

@@ -32,20 +32,21 @@ models of one population, of one seed. `python docs/reproduce.py` writes this pa
 @runs
 
 The commands are those of the commits that stand below the tables. What was trained before commit
-58ac2de has the autoencoder that scale `large` had then, the one of `small`: today's train.py gives
-it by `--config.autoencoder.architecture.network=tokens --config.autoencoder.training.steps=200`, of
-which step 0 was the best, principal components alone. The zoo of `digits4k_graph` was taken from
-one of 10,600 members, whose first 4,000 are the same: that of `digits10k`, trained at commit
-904c4ce.
+58ac2de has the autoencoder that scale `large` had then, the one of `small`, of which step 0 was the
+best: principal components alone. Today's train.py gives it by the five settings of
+`--config.autoencoder` that the command of `digits10k` has, without that of its rounds. The zoo of
+`digits4k_graph` was taken from one of 10,600 members, whose first 4,000 are the same: that of
+`digits10k`, trained at commit 904c4ce. `../shared/data` is the folder of the image files, `data` by
+default.
 
 Any experiment runs alone, `--experiments=tab2`; what earlier calls have drawn and trained is read.
 The paper's zoos have more members, epochs and images, and other initial weights. Its figures, where
 there are some for a data set, stand beside ours for scale, not as the same experiment.
 
 ## `fig2`: reconstruction
-Weights through the autoencoder and back; R² is against the mean of the train members. These come
-back. Of held-out members components keep what lies in their span: with LWLN of most layers alike,
-without it more of the later layers and less of the first convolutions. A graph keeps more.
+Weights through the autoencoder and back; R² is against the mean of the train members. Components
+keep what lies in their span, of train members too, once there are more of these than latents. A
+graph keeps more.
 @reconstruction: members|accuracy|before|R²
 
 ## `fig3`: robustness and smoothness
@@ -59,7 +60,7 @@ weights, with the same barrier. Between held-out members the ends are hardly bet
 S_ are samples of the main autoencoder, B_ of the one without LWLN, the others are baselines in
 weight space; B_T is trained from scratch. `kde_anchor`, which is the published code, replays train
 models; `kde`, which is the paper's text, gives new and poor ones; `joint` lies between. `neigh` and
-`gan` depend on rounding: on another CPU they move by points, the others do not.
+`gan`, where they were drawn, depend on rounding: on another CPU they move by points, others do not.
 @accuracy: population|models|test accuracy|from|to|disagreement|novelty
 
 ## `tab1`: fine-tuning
@@ -162,11 +163,10 @@ zoo and autoencoder are paid for. By then there are the trained members of the z
   folder, then `python benchmarks/seeds.py runs/digits runs/digits_1`. On digits, means of most
   populations move less between seeds than their models differ.
 - Longer fine-tuning: `evaluate.py --experiments=tab1 '--config.evaluation.epochs=(0,1,5,25)'`,
-  which replaces `tab1` in that report. Every population ends at or above training from scratch
-  then, averages of two members too.
+  which replaces `tab1` in that report.
 - Samplers that choose by validation images: `--samplers=subsample:joint30`.
 - LWLN at several sizes, with and without the linear path: `python benchmarks/lwln.py`.
-- Not run: SVHN, CIFAR-10 and STL-10, whose images were not at hand; scales `full` and `paper`.
+- Not run: SVHN and STL-10, whose images were not at hand; scales `full` and `paper`.
 
 The paper's figures that the reports compare with are in `hyperjax/paper/tab1.py` to `tab4.py`.
 """

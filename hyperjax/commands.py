@@ -2,7 +2,7 @@
 first three: flags, then one call. Nothing heavy is imported before a flag is read."""
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,23 +23,30 @@ def main() -> None:
         "export": export, "verify": verify,
     }  # fmt: skip
     if len(sys.argv) < 2 or sys.argv[1] not in commands:
-        print(f"usage: hyperjax {'|'.join(commands)} --help", file=sys.stderr)
-        sys.exit(0 if sys.argv[1:] in (["--help"], ["-h"]) else 2)
+        asked = sys.argv[1:] in (["--help"], ["-h"])
+        print(_usage(commands), file=sys.stdout if asked else sys.stderr)
+        sys.exit(0 if asked else 2)
     cli.find_configs()
     sys.argv = [f"{sys.argv[0]} {sys.argv[1]}", *sys.argv[2:]]
     commands[sys.argv[0].split()[-1]]()
 
 
+def _usage(commands: dict[str, Callable[[], None]]) -> str:
+    lines = [f"  {name:10}{of.__doc__.splitlines()[0]}" for name, of in commands.items()]
+    return "\n".join(["usage: hyperjax COMMAND --help", "", *lines])
+
+
 def train() -> None:
-    """Train a model zoo, then its hyper-representation with and without LWLN.
+    """Train a model zoo, its hyper-representation, and a denoiser where the scale has one.
 
         {program} --config=configs/digits.py --workdir=runs/digits
         {program} --config=configs/mnist.py:small --workdir=runs/mnist --config.data_dir=data
 
-    The part after the colon chooses a scale: smoke (a minute), small (two CPU cores), full
-    (accelerators) or paper (the paper's settings). Any field can be overridden, e.g.
-    --config.zoo.num_members=500. The same command on the same workdir resumes; on a finished one
-    it says so.
+    The part after the colon is the scale: smoke (a minute), small (minutes on two CPU cores; also
+    a twin of the hyper-representation without LWLN), large (hours there; thousands of members and a
+    denoiser), full (accelerators) or paper (the paper's settings). The file says which it has.
+    Any field can be overridden, e.g. --config.zoo.num_members=500. The same command on the same
+    workdir resumes; on a finished one it says so.
     """
     config = config_flags.DEFINE_config_file("config", None, "Configuration file, see above.")
     workdir = flags.DEFINE_string("workdir", None, "Folder of the run; made if it is not there.")
@@ -56,7 +63,7 @@ def train() -> None:
 
 
 def sample() -> None:
-    """Draw new models from a trained workdir in one forward pass.
+    """Draw new models from a trained workdir.
 
         {program} --workdir=runs/digits --sampler=kde30 --num_samples=100
 
@@ -118,7 +125,12 @@ def evaluate() -> None:
     """
     settings = _settings("samplers", "evaluation")
     workdir = flags.DEFINE_string("workdir", None, "Folder that train.py has finished.")
-    chosen = flags.DEFINE_list("experiments", [], "Which to run; default: all. See --list.")
+    chosen = flags.DEFINE_list(
+        "experiments",
+        [],
+        "Which to run; see --list. Default: all that the workdir has all for, but "
+        "those that take hours.",
+    )
     samplers = flags.DEFINE_list("samplers", [], "Use these samplers; default: the config's.")
     targets = flags.DEFINE_list(
         "targets", [], "Data sets to transfer to: finished workdirs, or configs/x.py[:scale]."
@@ -207,7 +219,7 @@ def export() -> None:
     """Write networks of a zoo or population file in a form that others read.
 
         {program} --source=runs/digits/zoo/zoo.safetensors --output=exported
-        {program} --source=runs/digits/samples/kde30.safetensors --output=exported --form=flax
+        {program} --source=samples.safetensors --output=exported --form=flax
 
     The networks are those of the last snapshot; ray and small_cnn_zoo hold all. `--list` describes
     the forms.
@@ -279,10 +291,23 @@ def _integers(flag: str, values: list[str]) -> tuple[int, ...]:
 def _settings(*parts: str) -> flags.FlagHolder:
     """`--config.samplers.x=...`: fields that may be set over the workdir's."""
     tree = ConfigDict({part: to_dict(_SETTINGS[part]()) for part in parts}, convert_dict=True)
+    lines = [f"--config.{name}={value}" for name, value in _leaves(tree)]
+    about = "\n".join(["Settings over the workdir's, here with the fields' defaults:", *lines])
     try:  # ml_collections looks at the command line now
-        return config_flags.DEFINE_config_dict("config", tree, "Settings over the workdir's.")
+        holder = config_flags.DEFINE_config_dict("config", tree, about)
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         cli.refuse(f"--config has fields of {' and '.join(parts)} here: {error.args[0]}")
+    flags.FLAGS[holder.name].default_as_str = None  # the same again, as YAML
+    return holder
+
+
+def _leaves(tree: ConfigDict, path: str = "") -> Iterator[tuple[str, str]]:
+    """Fields and their values, as they are given on a command line."""
+    for name, value in tree.items():
+        if isinstance(value, ConfigDict):
+            yield from _leaves(value, f"{path}{name}.")
+        else:
+            yield f"{path}{name}", str(value).replace(" ", "")
 
 
 def _overrides(settings: flags.FlagHolder) -> dict[str, Any]:

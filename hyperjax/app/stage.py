@@ -10,6 +10,8 @@ from hyperjax.errors import HyperJaxError
 from hyperjax.hyperrep.training import Progress
 from hyperjax.store import checkpoint, workdir
 
+_BETWEEN = 20  # times as long as writing a checkpoint took is no other one written
+
 
 class Stage(NamedTuple):
     """What is trained, and where its traces go."""
@@ -44,7 +46,7 @@ def train(
     else:
         current, done = checkpoint.restore(stage.checkpoints, step, current), step
     workdir.forget_metrics(stage.folder, stage.name, done if done else -1)
-    saved = time.monotonic()
+    saved, pause = time.monotonic(), stage.checkpoint_seconds
     with progress.bar(stage.title, stage.steps, done) as advance, stop.deferred():
         try:
             for current, count, record in steps(current):  # noqa: B020 a generator, made once
@@ -52,12 +54,13 @@ def train(
                     workdir.log_metrics(stage.folder, {"stage": stage.name, **record})
                     text = note(record)
                 advance(count, text)
-                late = time.monotonic() - saved >= stage.checkpoint_seconds
                 done += count
-                late = late and record is not None and done < stage.steps
-                if done and stop.requested(late):
+                now = time.monotonic()
+                if done and stop.requested(now - saved >= pause and done < stage.steps):
                     checkpoint.save(stage.checkpoints, done, current)
                     saved = time.monotonic()
+                    if pause:  # 0: whenever it can be
+                        pause = max(stage.checkpoint_seconds, _BETWEEN * (saved - now))
                     stop.leave()
         except HyperJaxError as error:
             raise HyperJaxError(f"{stage.name}: {error}") from error

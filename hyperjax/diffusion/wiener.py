@@ -9,7 +9,8 @@ judged against it: what it gains is structure beyond second order.
 
 The sample covariance of fewer members than weights knows its own members too well: their error is
 far below that of members it has not seen. Hence it is shrunk, C = (1 - a) S + a tr(S) / D I, by the
-intensity a of Ledoit and Wolf (2004).
+intensity a of Ledoit and Wolf (2004), whose independent observations are members: snapshots of one
+are nearly the same network.
 """
 
 import functools
@@ -57,24 +58,25 @@ def fit(
     Raises HyperJaxError for fewer than two vectors.
     """
     rows, size = np.arange(len(vectors)) if rows is None else rows, vectors.shape[-1]
-    count = len(rows) * math.prod(vectors.shape[1:-1])
+    each = math.prod(vectors.shape[1:-1])
+    count = len(rows) * each
     if count < 2:
         raise HyperJaxError(f"a covariance of {count} networks; expected at least 2")
     blocks = functools.partial(_blocks, vectors, rows, unit)
     mean = sum(block.sum(axis=0, dtype=np.float64) for block in blocks(np.zeros(size))) / count
-    wide, fourth = count <= size, 0.0  # the latter: the mean of the norms to the fourth
+    wide, own = count <= size, 0.0  # the latter: the mean of `_squares` over members
     # of the smaller of the two products, of which both have the same eigenvalues
     if wide:
         centred = np.concatenate([*blocks(mean)])
         product = (centred @ centred.T).astype(np.float64) / count
-        fourth = float(np.sum(np.diag(product) ** 2)) * count
+        own = _squares(centred, each) / len(rows)
     else:
         product = np.zeros((size, size))
         for block in blocks(mean):
             product += (block.T @ block).astype(np.float64) / count
-            fourth += float(np.sum(np.sum(block**2, axis=1, dtype=np.float64) ** 2)) / count
+            own += _squares(block, each) / len(rows)
     if shrinkage is None:
-        shrinkage = _ledoit_wolf(product, fourth, count, size)
+        shrinkage = _ledoit_wolf(product, own, len(rows), size)
     variances, axes = np.linalg.eigh(product)
     total = max(float(variances.sum()), 0.0)
     kept = variances > 1e-7 * variances[-1]
@@ -94,16 +96,24 @@ def _blocks(
         yield (block if unit is None else block / unit[None]) - centre.astype(np.float32)[None]
 
 
-def _ledoit_wolf(product: np.ndarray, fourth: float, count: int, size: int) -> float:
+def _squares(centred: np.ndarray, each: int) -> float:
+    """Sum over members of the squared Frobenius norm of S_m, the mean of x x^T over the `each`
+    vectors x of a member: that is the mean of (x . y)^2 over its pairs of vectors."""
+    of_member = centred.reshape(-1, each, centred.shape[-1])
+    return float(np.sum((of_member @ of_member.swapaxes(1, 2)).astype(np.float64) ** 2)) / each**2
+
+
+def _ledoit_wolf(product: np.ndarray, own: float, members: int, size: int) -> float:
     """The intensity of Ledoit and Wolf (2004, section 3.3), of what sums up block by block.
 
     Args:
-      product: the covariance S, or another matrix of its eigenvalues that are not 0.
-      fourth: the mean of the vectors' norms to the fourth.
+      product: the covariance S = mean of S_m, or another matrix of its eigenvalues that are not 0.
+      own: the mean over members of the squared norm of S_m (`_squares`), which is of rank one, x
+        x^T, for a member of one vector.
     """
     squares = float(np.sum(product**2))  # of all eigenvalues
     apart = squares - float(np.trace(product)) ** 2 / size  # of S from a multiple of I
-    error = min(max((fourth - squares) / count, 0.0), apart)
+    error = min(max((own - squares) / members, 0.0), apart)
     return error / apart if error > 0 else 0.0
 
 

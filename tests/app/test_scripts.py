@@ -189,6 +189,11 @@ def test_list_and_help(env):
     assert "tab1" in call(env, "evaluate.py", "--list").stdout
     for script in ("train.py", "sample.py", "evaluate.py"):
         assert "--workdir" in call(env, script, "--help").stdout
+    fields = call(env, "sample.py", "--help").stdout
+    assert "\n    --config.samplers.subsample_factor=10\n" in fields  # as it can be typed
+    assert "evaluation" not in fields
+    commands = call(env, "-m", "hyperjax", "--help").stdout
+    assert re.search(r"verify +Check that files are as they were written", commands)
 
 
 @pytest.mark.parametrize(

@@ -38,12 +38,25 @@ def covariance_of(fitted):
 
 def shrunk(vectors, shrinkage):
     vectors = np.asarray(vectors, np.float64)
-    if shrinkage is None:
+    if shrinkage is None and vectors.ndim == 2:
         return LedoitWolf().fit(vectors).covariance_
+    if shrinkage is None:
+        shrinkage = intensity(vectors)
+    vectors = vectors.reshape(-1, vectors.shape[-1])
     sample = np.cov(vectors.T, ddof=0)
     return (1 - shrinkage) * sample + shrinkage * np.trace(sample) / len(sample) * np.eye(
         len(sample)
     )
+
+
+def intensity(vectors):
+    """Of Ledoit and Wolf, with each member's mean of x x^T, written out, as an observation."""
+    centred = vectors - vectors.mean((0, 1))
+    of_members = np.einsum("med,mef->mdf", centred, centred) / vectors.shape[1]
+    sample = of_members.mean(0)
+    error = np.sum((of_members - sample) ** 2) / len(vectors) ** 2
+    apart = np.sum((sample - np.trace(sample) / len(sample) * np.eye(len(sample))) ** 2)
+    return min(error / apart, 1)
 
 
 # --- fit ------------------------------------------------------------------------------------
@@ -71,10 +84,23 @@ def test_members_are_looked_at_in_blocks_units_and_rows(tmp_path, monkeypatch, c
     rows = np.random.default_rng(1).permutation(count)[: count // 2]
     mapped = np.load(tmp_path / "vectors.npy", mmap_mode="r")
     fitted = wiener.fit(mapped, rows=rows, unit=unit.astype(np.float32))
-    seen = (vectors[rows] / unit).reshape(-1, 19)
+    seen = vectors[rows] / unit
     expected = shrunk(seen, None)
-    np.testing.assert_allclose(fitted.mean, seen.mean(0), atol=1e-5)
+    np.testing.assert_allclose(fitted.mean, seen.mean((0, 1)), atol=1e-5)
     np.testing.assert_allclose(covariance_of(fitted), expected, atol=1e-4 * expected.max())
+
+
+@pytest.mark.parametrize("size", [19, 300])
+def test_snapshots_are_no_networks_of_their_own(size):
+    """Equal ones shrink as one does; unlike ones, which say more, less."""
+    both = mixed(80, size).reshape(2, 40, size).swapaxes(0, 1)
+    one = both[:, :1]
+    once = covariance_of(wiener.fit(one[:, 0]))
+    thrice = covariance_of(wiener.fit(np.tile(one, (1, 3, 1))))
+    np.testing.assert_allclose(thrice, once, atol=1e-4 * once.max())
+    assert intensity(both) < intensity(one)
+    found = covariance_of(wiener.fit(both))
+    np.testing.assert_allclose(found, shrunk(both, None), atol=1e-4 * found.max())
 
 
 @pytest.mark.parametrize(("count", "size"), [(60, 19), (50, 500), (300, 200), (2, 3)])
