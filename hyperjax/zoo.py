@@ -115,8 +115,8 @@ class Zoo:
 
 
 def concatenate(one: Zoo, other: Zoo) -> Zoo:
-    """The members of two zoos of the same spec and epochs, in memory; without metrics, split or
-    second moments.
+    """The members of two zoos of the same spec and epochs, in memory, with the metrics that both
+    have; without split or second moments.
 
     Raises HyperJaxError if they differ.
     """
@@ -128,7 +128,12 @@ def concatenate(one: Zoo, other: Zoo) -> Zoo:
         )
     weights = np.concatenate([one.weights, other.weights])
     members = np.concatenate([one.members, other.members])
-    return Zoo(one.spec, weights, np.asarray(one.epochs), members, {})
+    metrics = {
+        name: np.concatenate([one.metrics[name], other.metrics[name]])
+        for name in one.metrics
+        if name in other.metrics
+    }
+    return Zoo(one.spec, weights, np.asarray(one.epochs), members, metrics)
 
 
 def snapshot_index(zoo: Zoo, epochs) -> np.ndarray:

@@ -202,6 +202,11 @@ def test_concatenation():
     np.testing.assert_array_equal(both.weights, np.concatenate([one.weights, other.weights]))
     np.testing.assert_array_equal(both.members, [100, 101, 102, 8, 9])
     np.testing.assert_array_equal(both.epochs, [0, 5, 10])
-    assert (both.spec, both.metrics, both.split) == (SPEC, {}, None)
+    assert (both.spec, both.split) == (SPEC, None)
+    lacking = dataclasses.replace(other, metrics={"loss": np.ones((2, 3))})
+    given = dataclasses.replace(one, metrics={"loss": np.zeros((3, 3)), "own": np.zeros((3, 3))})
+    kept = zoo_lib.concatenate(given, lacking).metrics  # a validation zoo hides no quality
+    assert set(kept) == {"loss"}
+    np.testing.assert_array_equal(kept["loss"][:, 0], [0, 0, 0, 1, 1])
     with pytest.raises(HyperJaxError, match=r"snapshots \[0, 5, 10\] and \[0, 5\]"):
         zoo_lib.concatenate(one, make_zoo(2, epochs=(0, 5)))

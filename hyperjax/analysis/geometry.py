@@ -22,7 +22,7 @@ class Cloud(NamedTuple):
     """N latents."""
 
     norms: np.ndarray  # float64[N]
-    cosines: np.ndarray  # float32[N (N - 1) / 2], of all pairs
+    cosines: np.ndarray  # float32[pairs], of all pairs of different members' latents
     nearest: np.ndarray  # float64[N]: largest cosine with a latent of a (train: another) member
 
 
@@ -52,7 +52,7 @@ def geometry(
     train: Array, others: Mapping[str, Array], quality: Array, *, seed: int, shown: int = 1000
 ) -> Geometry:
     """Geometry of latents: of T train members with E snapshots each, float32[T, E, Z], with
-    accuracy f[T, E], and of others float32[N, Z].
+    accuracy f[T, E], and of others: float32[N, Z], or of members too float32[M, E, Z].
 
     Clouds and pictures have the first `shown` train members, but the nearest latent is looked for
     among all. The plane of PCA is that of the train latents alone. UMAP embeds all latents
@@ -65,12 +65,17 @@ def geometry(
     every = np.reshape(train, (-1, size))
     flat = every[: shown * snapshots].astype(np.float64)
     everything = {TRAIN: flat}
-    everything |= {name: np.asarray(latents, np.float64) for name, latents in others.items()}
+    everything |= {
+        name: np.asarray(latents, np.float64).reshape(-1, size) for name, latents in others.items()
+    }
     owners = np.repeat(np.arange(members), snapshots)
+    clouds = {TRAIN: cloud(flat, every, owners[: len(flat)], owners)}
+    for name, latents in others.items():
+        each = 1 if np.ndim(latents) == 2 else np.shape(latents)[1]
+        clouds[name] = cloud(everything[name], every, np.arange(len(everything[name])) // each)
     plane = PCA(2, svd_solver="full").fit(flat)
     return Geometry(
-        clouds={name: cloud(z, every, owners if name == TRAIN else None)
-                for name, z in everything.items()},
+        clouds=clouds,
         expected=expected(flat),
         quality=np.asarray(quality).reshape(-1)[: len(flat)],
         pca={name: plane.transform(z) for name, z in everything.items()},
@@ -79,22 +84,27 @@ def geometry(
     )  # fmt: skip
 
 
-def cloud(latents: Array, train: Array, owners: Array | None = None) -> Cloud:
+def cloud(
+    latents: Array, train: Array, members: Array | None = None, of_train: Array | None = None
+) -> Cloud:
     """Norms and angles of latents [N, Z], and their angles to train latents [T, Z].
 
-    With `owners` int[T], the members that the train latents are of, the latents are the first of
-    these and are compared with those of other members only.
+    Snapshots of one member point nearly the same way, which says nothing of how members lie: with
+    `members` int[N], that the latents are of, pairs of the same one do not count; and with
+    `of_train` int[T], where they are among the train members, nor does a train latent of their own.
     """
     units, to = _directions(latents), _directions(train)
     cosines, nearest = [np.zeros(0, np.float32)], np.empty(len(units))
     for rows in blocks(len(units), max(1, _BLOCK_BYTES // (8 * len(to)))):
         to_train = units[rows] @ to.T
-        if owners is not None:
-            to_train[owners[rows, None] == owners[None, :]] = -np.inf
+        if of_train is not None:
+            to_train[members[rows, None] == of_train[None, :]] = -np.inf
         nearest[rows] = to_train.max(axis=1)
     for rows in blocks(len(units), max(1, _BLOCK_BYTES // (8 * len(units) + 1))):
-        later = np.arange(len(units))[None, :] > np.arange(rows.start, rows.stop)[:, None]
-        cosines.append((units[rows] @ units.T)[later].astype(np.float32))
+        counted = np.arange(len(units))[None, :] > np.arange(rows.start, rows.stop)[:, None]
+        if members is not None:
+            counted &= members[None, :] != members[rows, None]
+        cosines.append((units[rows] @ units.T)[counted].astype(np.float32))
     norms = np.linalg.norm(np.asarray(latents, np.float64), axis=1)
     return Cloud(norms, np.concatenate(cosines), nearest)
 

@@ -26,7 +26,7 @@ class Payoff(NamedTuple):
     population: str
     epochs: int  # of fine-tuning
     accuracy: float  # mean test accuracy
-    seconds: float  # per model: decoding and fine-tuning
+    seconds: float  # per model: drawing and fine-tuning
     scratch_epochs: int  # after which training from scratch is as accurate
     reached: bool  # False: it never is, and `scratch_epochs` are all there are
     scratch_seconds: float  # per model
@@ -38,7 +38,7 @@ def payoffs(
     scratch: Zoo,
     *,
     setup_seconds: Mapping[str, float],
-    decode_seconds: float,
+    draw_seconds: Mapping[str, float],
     epoch_seconds: float,
 ) -> list[Payoff]:
     """Every population at every epoch of fine-tuning that it has.
@@ -47,7 +47,7 @@ def payoffs(
       populations: drawn and fine-tuned, by name.
       scratch: the same architecture trained from scratch.
       setup_seconds: of what has to be there before each population's first sample.
-      decode_seconds: of decoding one model.
+      draw_seconds: of drawing one model of each population, or of decoding it.
       epoch_seconds: of training one model for one epoch.
     """
     trained = mean_accuracy(scratch)
@@ -56,7 +56,7 @@ def payoffs(
         for epoch, accuracy in mean_accuracy(models).items():
             needed = equal_accuracy(trained, accuracy)
             epochs = max(trained) if needed is None else needed
-            each, other = decode_seconds + epoch * epoch_seconds, epochs * epoch_seconds
+            each, other = draw_seconds[name] + epoch * epoch_seconds, epochs * epoch_seconds
             after = break_even(setup_seconds[name], each, other)
             reached = needed is not None
             found.append(Payoff(name, epoch, accuracy, each, epochs, reached, other, after))

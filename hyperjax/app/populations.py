@@ -37,6 +37,8 @@ from hyperjax.zoo import Zoo
 _TEST_MEMBERS = 1000
 PARTS = ("train", "val", "test")
 LATENT, TWIN, WEIGHTS, FILE = "latent", "twin", "weights", "file"
+# What experiments call populations of their own.
+_TAKEN = ("B_T", "B_F", "held-out members", "held-out members, repaired")
 
 
 class Source(NamedTuple):
@@ -63,8 +65,10 @@ def sources(context: Context) -> dict[str, Source]:
             if name in names:
                 found[f"B_{name}"] = Source(name, NO_LWLN, TWIN)
     for path in context.files:
-        if path.stem in found:
-            raise HyperJaxError(f"--populations: two are called {path.stem}; rename a file")
+        if path.stem in found or path.stem in _TAKEN:
+            raise HyperJaxError(
+                f"--populations={path}: there is another population {path.stem}; rename the file"
+            )
         found[path.stem] = Source("", "", FILE, path)
     return found
 

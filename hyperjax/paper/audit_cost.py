@@ -11,12 +11,21 @@ import jax.numpy as jnp
 import numpy as np
 
 from hyperjax import cost as flops
-from hyperjax import hyperrep, population
+from hyperjax import hyperrep, population, samplers
 from hyperjax.analysis import payoff
 from hyperjax.analysis.payoff import Payoff, Stage
 from hyperjax.app import machine, plan, progress
 from hyperjax.app.context import Context
-from hyperjax.app.populations import FILE, drawing, from_scratch, generated, sources
+from hyperjax.app.populations import (
+    FILE,
+    LATENT,
+    TWIN,
+    Source,
+    drawing,
+    from_scratch,
+    generated,
+    sources,
+)
 from hyperjax.app.run import Run
 from hyperjax.hyperrep.training import place
 from hyperjax.population import evaluation
@@ -28,7 +37,7 @@ from hyperjax.store import workdir
 RECORDED, MEASURED, ESTIMATED = "recorded", "measured", "estimated"
 _LATENTS = 1000  # decoded to time it
 _STEPS = 3  # of the autoencoder, likewise
-_POPULATIONS = ("S_kde30", "S_joint30", "S_kde_anchor30")
+_POPULATIONS = ("S_kde30", "S_joint30", "S_kde_anchor30", "polish:diffusion")
 
 
 class Cost(NamedTuple):
@@ -44,7 +53,6 @@ def run(context: Context) -> Cost:
     trained, known = context.trained, sources(context)
     labels = [label for label, source in known.items() if source.kind != FILE]
     chosen = [label for label in _POPULATIONS if label in labels] or labels[:1]
-    made = {label: generated(context, label) for label in chosen}
     recorded = _recorded(context.folder)
     with progress.bar("cost", 4 + len(trained.hyperreps) + len(labels)) as advance:
         training = _training(context)
@@ -55,6 +63,7 @@ def run(context: Context) -> Cost:
         for name in trained.hyperreps:
             stages.append(_autoencoder(trained, name, recorded))
             advance(1, name)
+        stages += _denoiser(trained, recorded)
         decoding = _decoding(trained)
         advance(1, decoding.name)
         draws = []
@@ -66,14 +75,38 @@ def run(context: Context) -> Cost:
     main = f"hyper-representation {trained.main}"
     setup = sum(stage.seconds for stage in stages if stage.name in ("zoo", main))
     epoch = training.seconds / training.models
+    costs = {
+        draw.name: found
+        for draw in draws
+        if draw.name in chosen and (found := _costs(known[draw.name], draw, stages, decoding))
+    }
     payoffs = payoff.payoffs(
-        made,
+        {label: generated(context, label) for label in costs},
         from_scratch(context),
-        setup_seconds={draw.name: setup + draw.seconds for draw in draws},
-        decode_seconds=decoding.seconds / decoding.models,
+        setup_seconds={label: setup for label, (setup, _) in costs.items()},
+        draw_seconds={label: each for label, (_, each) in costs.items()},
         epoch_seconds=epoch,
     )
     return Cost([*stages, decoding, evaluating, training], draws, payoffs, setup, epoch, rate)
+
+
+def _costs(
+    source: Source, draw: Stage, stages: list[Stage], decoding: Stage
+) -> tuple[float, float] | None:
+    """Seconds before the first sample, and of each one; None where it is not known how long a stage
+    took that it needs. Latents cost their fit once and then little more than their decoding, other
+    populations what drawing them took."""
+    seconds, needed = {stage.name: stage.seconds for stage in stages}, ["zoo"]
+    if draw.name != source.sampler:  # it begins with latents
+        needed.append(f"hyper-representation {source.hyperrep}")
+    if samplers.needs_denoiser(source.sampler):
+        needed.append("denoiser")
+    if not set(needed) <= seconds.keys():
+        return None
+    setup = sum(seconds[name] for name in needed)
+    if source.kind in (LATENT, TWIN):
+        return setup + draw.seconds, decoding.seconds / decoding.models
+    return setup, draw.seconds / draw.models
 
 
 def _recorded(folder: Path) -> dict[str, tuple[float, str]]:
@@ -167,6 +200,15 @@ def _autoencoder(trained: Run, name: str, recorded: dict[str, tuple[float, str]]
         return state
 
     return Stage(title, 0, config.training.steps / _STEPS * _seconds(steps), work, ESTIMATED)
+
+
+def _denoiser(trained: Run, recorded: dict[str, tuple[float, str]]) -> list[Stage]:
+    """As recorded; nothing where there is none, or it was trained by several commands."""
+    if "denoiser" not in recorded or not trained.has_denoiser:
+        return []
+    config, (seconds, origin) = trained.config.denoiser, recorded["denoiser"]
+    work = config.training.steps * float(flops.denoiser_flops(config, trained.zoo.spec))
+    return [Stage("denoiser", 0, seconds, work, origin)]
 
 
 def _decoding(trained: Run) -> Stage:
@@ -265,11 +307,12 @@ def _payoff_table(result: Cost) -> Table:
          "ms a sample", "ms from scratch", "pays off after (models)"),
         tuple(rows),
         note="Epochs from scratch: after which the zoo's test members are as accurate on average. "
-        "Pays off: when zoo, hyper-representation, the sampler's fit and the samples' decoding and "
-        "fine-tuning have cost less in all than training as many networks from scratch. A sample "
-        "is charged for decoding and fine-tuning alone. Late in training, tenths of a point of "
-        "accuracy make many epochs. A population is worth only as much as its diversity: see "
-        "disagreement and novelty above; kde_anchor replays train models.",
+        "Pays off: when zoo, hyper-representation and denoiser, as far as it needs them, the "
+        "sampler's fit, and the samples' decoding and fine-tuning have cost less in all than "
+        "training as many networks from scratch. A sample of latents is charged for decoding and "
+        "fine-tuning alone, another for what drawing it took too. Late in training, tenths of a "
+        "point of accuracy make many epochs. A population is worth only as much as its diversity: "
+        "see disagreement and novelty above; kde_anchor replays train models.",
     )  # fmt: skip
 
 

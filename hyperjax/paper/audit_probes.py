@@ -73,13 +73,15 @@ def _epochs(trained: Run) -> np.ndarray:
 
 
 def _targets(trained: Run, rows: np.ndarray, epochs: np.ndarray) -> dict[str, np.ndarray]:
-    """Each float64[M, E]."""
+    """Each float64[M, E]; without those that are not known, as the gap of networks that were
+    trained elsewhere."""
     models = tested(trained.task, trained.zoo.select(rows, epoch=epochs))
     train, test = (
         models.metrics[f"{part}_accuracy"].astype(np.float64) for part in ("train", "test")
     )
     shown = np.broadcast_to(epochs.astype(np.float64), test.shape)
-    return dict(zip(TARGETS, (test, shown, train - test), strict=True))
+    found = dict(zip(TARGETS, (test, shown, train - test), strict=True))
+    return {name: values for name, values in found.items() if np.isfinite(values).all()}
 
 
 def _features(trained: Run, rows: np.ndarray, epochs: np.ndarray) -> dict[str, np.ndarray]:
@@ -133,7 +135,9 @@ def section(context: Context, result: Result) -> Section:
             "anything tells them apart. R² is against the mean of the test members: 0 says "
             "nothing, below 0 is worse than that.",
             "The generalisation gap is train less test accuracy; train accuracy is the running "
-            "mean over an epoch, as the published zoos record it. Accuracy and gap change with "
+            "mean over an epoch, as the published zoos record it"
+            + ("" if GAP in _known(result) else ", and not known here")
+            + ". Accuracy and gap change with "
             "the epoch, so that a probe may do no more than tell the time: τ of the last epoch "
             "ranks members of equal age.",
             _words(result, main),
@@ -144,6 +148,11 @@ def section(context: Context, result: Result) -> Section:
     )
 
 
+def _known(result: Result) -> list[str]:
+    """Targets."""
+    return list(dict.fromkeys(target for _, target in result))
+
+
 def _names(result: Result) -> list[str]:
     return list(dict.fromkeys(name for name, _ in result))
 
@@ -151,7 +160,7 @@ def _names(result: Result) -> list[str]:
 def _words(result: Result, main: str) -> str:
     """What the latents add to the weights that they come from."""
     sentences = []
-    for target in TARGETS:
+    for target in _known(result):
         latents, others = result[main, target], (_ALIGNED, _STATISTICS, _RANDOM)
         best = max(_names(result), key=lambda name: _sortable(result[name, target].r2))
         sentences.append(
@@ -170,9 +179,9 @@ def _summary(result: Result) -> Table:
     short = {ACCURACY: "accuracy", EPOCH: "epoch", GAP: "gap"}
     rows = []
     for name in _names(result):
-        of = [result[name, target] for target in TARGETS]
+        of = [result[name, target] for target in _known(result)]
         rows.append((name, *(p.r2 for p in of), *(p.tau for p in of), of[0].last_tau))
-    columns = [f"{what} {short[target]}" for what in ("R²", "τ") for target in TARGETS]
+    columns = [f"{what} {short[target]}" for what in ("R²", "τ") for target in _known(result)]
     return Table(
         "summary",
         "Linear prediction on test members",

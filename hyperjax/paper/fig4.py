@@ -4,7 +4,7 @@ from hyperjax import samplers
 from hyperjax.analysis import comparisons, statistics
 from hyperjax.analysis.comparisons import AsDecoded
 from hyperjax.app.context import Context
-from hyperjax.app.populations import LATENT, TWIN, drawn, from_scratch, sources
+from hyperjax.app.populations import drawn, from_scratch, sources
 from hyperjax.paper.common import compared_epoch, effects_table, percent, steps
 from hyperjax.report import plots
 from hyperjax.report.page import Figure, Section
@@ -35,8 +35,6 @@ def run(context: Context) -> AsDecoded:
 def section(context: Context, result: AsDecoded) -> Section:
     scratch = f"B_T, epoch {result.scratch_epoch}"
     boxes = {name: 100 * row.accuracy for name, row in result.populations.items()}
-    kinds = {label: source.kind for label, source in sources(context).items()}
-    plain = [name for name in boxes if kinds[name] not in (LATENT, TWIN)]
     against = statistics.against(result.comparisons, "B_T")
     return Section(
         "fig4",
@@ -71,7 +69,7 @@ def section(context: Context, result: AsDecoded) -> Section:
                 plots.population_boxes(
                     boxes | {scratch: 100 * result.scratch},
                     "test accuracy (%)",
-                    highlights=[*plain, scratch],
+                    highlights=[*without_autoencoder(context), scratch],
                 ),
                 alt="Test accuracy of every population before fine-tuning, and of B_T",
                 note="Without an autoencoder: in the second colour.",
@@ -83,6 +81,11 @@ def section(context: Context, result: AsDecoded) -> Section:
         ),
         data=result._asdict(),
     )
+
+
+def without_autoencoder(context: Context) -> list[str]:
+    """Labels of the populations that are drawn without one."""
+    return [label for label, source in sources(context).items() if label == source.sampler]
 
 
 def _table(result: AsDecoded, scratch: str) -> Table:

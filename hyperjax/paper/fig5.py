@@ -39,10 +39,12 @@ def section(context: Context, result: dict[str, Ensembles]) -> Section:
     series, rows = {}, []
     shown = [size for size in (1, 2, 5, 10, 15) if size in evaluation.ensemble_sizes]
     for name, r in result.items():
-        series[name] = band(r.sizes, 100 * r.accuracy, config)
+        if len(r.sizes):
+            series[name] = band(r.sizes, 100 * r.accuracy, config)
         by_size = dict(zip(r.sizes.tolist(), r.accuracy, strict=True))
         cells = [percent(by_size[size]) if size in by_size else None for size in shown]
-        gain = 100 * float(r.accuracy[-1].mean() - r.single.mean())
+        largest = r.accuracy[-1:].mean() if len(r.sizes) else np.nan
+        gain = 100 * float(largest - r.single.mean())
         rows.append((name, len(r.single), percent(r.single), *cells, gain))
     return Section(
         "fig5",

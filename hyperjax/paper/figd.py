@@ -26,8 +26,7 @@ def run(context: Context) -> Geometry:
     def encoded(trajectories: np.ndarray) -> np.ndarray:
         return hyperrep.encode(model, trajectories, aligned=True)
 
-    size = model.config.architecture.latent
-    others = {HELD_OUT: encoded(data.test[:_MEMBERS]).reshape(-1, size)}
+    others = {HELD_OUT: encoded(data.test[:_MEMBERS])}
     for label, source in sources(context).items():
         if source.kind == LATENT:
             others[label] = np.asarray(drawn(context, label).latents)
@@ -86,9 +85,10 @@ def _finding(result: Geometry) -> str:
         f"The train latents have norms of {norm:.2f} ± {width:.2f}: {shell} a Gaussian of their "
         f"mean square in {size} dimensions ({gaussian.norm:.2f} ± {gaussian.norm_std:.2f}). Points "
         f"spread evenly over the cube have {cube.norm:.2f} ± {cube.norm_std:.2f}. Cosines of pairs "
-        f"have a standard deviation of {std:.3f}: {angles}. Held-out members have norms of "
-        f"{held_out.norms.mean():.2f} ± {held_out.norms.std():.2f}: where they differ from those "
-        "of train members, the encoder tells members that it was trained on from others."
+        f"of different members have a standard deviation of {std:.3f}: {angles}. Held-out members "
+        f"have norms of {held_out.norms.mean():.2f} ± {held_out.norms.std():.2f}: where they "
+        "differ from those of train members, the encoder tells members that it was trained on "
+        "from others."
     )
 
 
@@ -107,10 +107,10 @@ def _table(result: Geometry) -> Table:
         ("latents", "number", "norm", "cosine of pairs", "effective dimension",
          "cosine to nearest train latent"),
         tuple(rows),
-        note="mean ± standard deviation over latents or pairs. Effective dimension: 1 / mean "
-        "squared cosine, the number of dimensions in which independent directions have such "
-        "angles. A cosine of 1 to the nearest train latent, of all of them, is a replay, up "
-        "to length; train members are compared with other members.",
+        note="mean ± standard deviation over latents, or pairs of different members'. Effective "
+        "dimension: 1 / mean squared cosine, the number of dimensions in which independent "
+        "directions have such angles. A cosine of 1 to the nearest train latent, of all of them, "
+        "is a replay, up to length; train members are compared with other members.",
     )  # fmt: skip
 
 
@@ -136,7 +136,7 @@ def _distributions(context: Context, result: Geometry) -> tuple[Figure, ...]:
             "Angles",
             plots.population_boxes(cosines, "cosine between two latents", highlights=zoo),
             alt="Cosines between pairs of latents of members and of every sampler's samples",
-            note=f"At most {_PAIRS} random pairs of each; the table has all pairs.",
+            note=f"At most {_PAIRS} random pairs of each; the table has all of them.",
         ),
     )
 

@@ -206,7 +206,8 @@ def baseline_table(result: Novelty, kind: str) -> Table:
 
 def _on_frontier(result: Novelty, axis: str, kind: str) -> np.ndarray:
     places = novelty.points(result.baselines[kind].values(), axis)
-    return np.isin(places[:, 0], result.frontier[axis][kind][0])
+    edge = np.stack(result.frontier[axis][kind], axis=1)
+    return (places[:, None] == edge[None]).all(axis=2).any(axis=1)
 
 
 # --- the picture ------------------------------------------------------------------------

@@ -99,7 +99,7 @@ def _accuracy_table(transfer: Transfer) -> Table:
     last = max(transfer.table.populations["B_T"].accuracy)
     epochs = sorted({*transfer.compared, last})
     rows = [
-        (name, len(row.accuracy[0]),
+        (name, len(next(iter(row.accuracy.values()))),
          *(percent(row.accuracy[e]) if e in row.accuracy else None for e in epochs))
         for name, row in transfer.table.populations.items()
     ]  # fmt: skip

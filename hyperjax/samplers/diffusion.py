@@ -13,6 +13,7 @@ import numpy as np
 from hyperjax.config import DiffusionConfig
 from hyperjax.diffusion import sampling
 from hyperjax.diffusion.denoiser import UNKNOWN, Denoiser
+from hyperjax.errors import HyperJaxError
 from hyperjax.samplers.base import Sampler, make
 from hyperjax.types import Array
 
@@ -23,12 +24,21 @@ def diffusion(denoiser: Denoisers, config: DiffusionConfig, best: float = 1.0) -
     """From noise to networks by a denoiser (`hyperjax.diffusion`).
 
     With `best` < 1 the denoiser is told that each network is of the best so many: of a quantile
-    that is uniform in [1 - best, 1], with `config.guidance`.
+    that is uniform in [1 - best, 1], with `config.guidance`. Fitting then raises HyperJaxError if
+    no quality is known: a denoiser of such members was never told what that means.
 
     >>> sampler = hj.samplers.diffusion(lambda: denoiser, config.samplers.diffusion)
     >>> sampler.sample(key, sampler.fit(key, weights), 2).shape
     (2, 2464)
     """
+
+    def fit(key, anchors, quality):
+        if best < 1 and np.isnan(quality).all():
+            raise HyperJaxError(
+                f"cannot ask for the best {100 * best:g} %: the quality of every one of the "
+                f"{len(quality)} train models is NaN"
+            )
+        return ()
 
     def sample(key, state, n):
         key_quantile, key_draw = jax.random.split(key)
@@ -38,7 +48,7 @@ def diffusion(denoiser: Denoisers, config: DiffusionConfig, best: float = 1.0) -
 
     condition = f", told to be of the best {100 * best:g} %" if best < 1 else ""
     description = f"diffusion of weights in {config.steps} steps{condition}"
-    return make(_nothing, sample, "weights", description)
+    return make(fit, sample, "weights", description)
 
 
 def refine(
@@ -131,7 +141,3 @@ def polish(
 def _decoded(sampler: Sampler, networks, samples: Array) -> np.ndarray:
     in_weights = sampler.drawn == "weights"
     return np.asarray(samples if in_weights else networks(samples), np.float32)
-
-
-def _nothing(key, anchors, quality):
-    return ()

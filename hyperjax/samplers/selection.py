@@ -51,8 +51,8 @@ def bootstrap(
 
     `anchors_of` makes anchors of samples, where they are of another space.
 
-    Fitting raises HyperJaxError if the score of fewer samples than that is a number, and
-    whatever the sampler itself raises for so many anchors.
+    Fitting raises HyperJaxError if the score of fewer samples than that is a number, if the
+    sampler fits nothing to anchors, and whatever it raises itself for so many anchors.
 
     >>> sampler = hj.samplers.bootstrap(
     ...     hj.samplers.joint(0.4), lambda z: z.sum(axis=1), rounds=2, draws=10, fraction=0.5
@@ -65,6 +65,11 @@ def bootstrap(
     def fit(key, anchors, quality=None):
         first_key, rounds_key = jax.random.split(key)
         state = sampler.fit(first_key, anchors, quality)
+        if not jax.tree.leaves(state):
+            raise HyperJaxError(
+                f"bootstrap refits a sampler to what it drew, and this one fits nothing to anchors "
+                f"({sampler.description}); subsample chooses among its draws"
+            )
         for round_key in jax.random.split(rounds_key, rounds):
             draw_key, fit_key = jax.random.split(round_key)
             drawn = sampler.sample(draw_key, state, draws)

@@ -23,8 +23,25 @@ def test_train_latents_are_compared_with_other_members():
     train, owners = RNG.normal(size=(6, 4)), np.repeat(np.arange(3), 2)
     between = 1 - cdist(train, train, "cosine")
     expected = [between[i, owners != owners[i]].max() for i in range(6)]
-    np.testing.assert_allclose(geometry.cloud(train, train, owners).nearest, expected)
+    np.testing.assert_allclose(geometry.cloud(train, train, owners, owners).nearest, expected)
     np.testing.assert_allclose(geometry.cloud(train, train).nearest, 1)
+
+
+def test_snapshots_of_one_member_are_no_pair():
+    """Members in independent directions are so, however alike their snapshots are."""
+    members = RNG.normal(size=(60, 1, SIZE))
+    trajectories = members + 0.01 * RNG.normal(size=(60, 4, SIZE))
+    result = geometry.geometry(
+        trajectories[:30], {"held out": trajectories[30:]}, np.ones((30, 4)), seed=0
+    )
+    for cloud in result.clouds.values():
+        assert len(cloud.cosines) == 30 * 29 / 2 * 16
+        assert geometry.effective_dimension(cloud.cosines) == pytest.approx(SIZE, rel=0.25)
+    owners = np.repeat(np.arange(30), 4)
+    flat = trajectories[30:].reshape(-1, SIZE)
+    between, apart = 1 - pdist(flat, "cosine"), pdist(owners[:, None]) > 0
+    np.testing.assert_allclose(result.clouds["held out"].cosines, between[apart], atol=1e-6)
+    assert geometry.effective_dimension(between) < 0.6 * SIZE  # were they counted
 
 
 def test_closed_forms_against_many_points():
@@ -93,7 +110,7 @@ def test_pictures_show_some_but_the_nearest_is_of_all(monkeypatch):
     np.testing.assert_allclose(result.pca[geometry.TRAIN].mean(axis=0), 0, atol=1e-12)
     cloud = result.clouds[geometry.TRAIN]
     np.testing.assert_allclose(cloud.norms, np.linalg.norm(shown, axis=1))
-    assert len(cloud.cosines) == 15
+    assert len(cloud.cosines) == 12  # of 15 pairs, less those of the same member
     between, owners = 1 - cdist(shown, every, "cosine"), np.repeat(np.arange(5), 2)
     between[np.repeat(np.arange(3), 2)[:, None] == owners] = -np.inf
     np.testing.assert_allclose(cloud.nearest, between.max(axis=1))

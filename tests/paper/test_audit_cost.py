@@ -11,7 +11,9 @@ import pytest
 
 from hyperjax import cost as flops
 from hyperjax.analysis import payoff
+from hyperjax.analysis.payoff import Stage
 from hyperjax.app import train
+from hyperjax.app.populations import LATENT, WEIGHTS, Source
 from hyperjax.config import ArchitectureConfig
 from hyperjax.models.architectures import zoo_cnn_spec
 from hyperjax.models.autoencoder import Autoencoder
@@ -36,7 +38,7 @@ def test_payoff_by_hand():
     scratch = make_zoo([0, 1, 2, 5], [0.1, 0.5, 0.7, 0.9])
     sampled = make_zoo([0, 1], [0.6, 0.95])
     rows = payoff.payoffs({"S": sampled}, scratch, setup_seconds={"S": 100.0},
-                          decode_seconds=0.5, epoch_seconds=4.0)  # fmt: skip
+                          draw_seconds={"S": 0.5}, epoch_seconds=4.0)  # fmt: skip
     decoded, tuned = rows
     assert (decoded.population, decoded.epochs) == ("S", 0)
     assert decoded.accuracy == pytest.approx(0.6)  # without the diverged member
@@ -46,6 +48,21 @@ def test_payoff_by_hand():
     # never reached within 5 epochs: these are a lower bound of training, models an upper bound
     assert (tuned.scratch_epochs, tuned.reached, tuned.seconds) == (5, False, 4.5)
     assert tuned.models == math.ceil(100 / (20 - 4.5))
+
+
+def test_a_population_pays_for_the_stages_that_it_needs():
+    stages = [Stage("zoo", 9, 100.0, 1.0, ""), Stage("hyper-representation lwln", 0, 30.0, 1.0, "")]
+    decoding, denoiser = Stage("", 10, 2.0, 1.0, ""), Stage("denoiser", 0, 50.0, 1.0, "")
+
+    def costs(label, sampler, kind, *more):
+        source = Source(sampler, "lwln", kind)
+        return task._costs(source, Stage(label, 4, 8.0, 0.0, ""), [*stages, *more], decoding)
+
+    assert costs("S_kde", "kde", LATENT) == (138, 0.2)
+    assert costs("average", "average", WEIGHTS) == (100, 2)
+    assert costs("diffusion", "diffusion", WEIGHTS) is None  # not known how long it took
+    assert costs("diffusion", "diffusion", WEIGHTS, denoiser) == (150, 2)
+    assert costs("S_polish:kde", "polish:kde", WEIGHTS, denoiser) == (180, 2)
 
 
 def test_break_even_is_the_first_count_that_is_not_dearer():

@@ -296,6 +296,18 @@ def test_findings_by_kind():
     ]  # fmt: skip
 
 
+def test_of_baselines_of_equal_novelty_the_better_is_on_the_frontier():
+    result = made_up(repaired=False)
+    twin = {"noise 0, best": made(0.999, 0.0), **result.baselines[PLAIN]}
+    edge = novelty.frontier(*novelty.points(twin.values(), "weights").T)
+    result = result._replace(baselines={PLAIN: twin}, frontier={"weights": {PLAIN: edge}})
+    assert shown._on_frontier(result, "weights", PLAIN).tolist() == [False, True, True, True]
+    twin["noise 0.0"] = made(0.9, 0.0)
+    edge = novelty.frontier(*novelty.points(twin.values(), "weights").T)
+    result = result._replace(frontier={"weights": {PLAIN: edge}})
+    assert shown._on_frontier(result, "weights", PLAIN).tolist() == [True, False, True, True]
+
+
 def test_margins_are_those_of_the_own_kind():
     table = shown.verdict_table(made_up(), "weights")
     rows = {row[0]: dict(zip(table.columns, row, strict=True)) for row in table.rows}

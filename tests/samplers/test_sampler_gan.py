@@ -189,6 +189,18 @@ def test_collapse_of_known_samples():
         np.testing.assert_allclose(found["spread"], ratio, rtol=1e-3, atol=1e-3)
 
 
+def test_collapse_is_judged_on_some_of_many_anchors(monkeypatch):
+    """All pairs of tens of thousands would be gigabytes."""
+    seen, collapse = [], gan.collapse
+    monkeypatch.setattr(gan, "_JUDGED", 5)
+    monkeypatch.setattr(gan, "collapse", lambda *both: seen.append(both) or collapse(*both))
+    anchors = mixture(21)
+    fit(QUICK, anchors)
+    ((judged, samples),) = seen
+    np.testing.assert_array_equal(judged, anchors[::5])
+    assert len(samples) == 5
+
+
 def test_equal_anchors_teach_nothing():
     with pytest.raises(HyperJaxError, match="gan: all 3 anchors are equal"):
         fit(QUICK, np.full((3, 2), 0.5, np.float32))

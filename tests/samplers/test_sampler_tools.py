@@ -229,6 +229,25 @@ def test_diffusion_of_the_best_asks_for_high_quantiles(monkeypatch, name, settin
     assert f"best {100 * (1 - low):.0f} %" in sampler.description
 
 
+def test_diffusion_of_the_best_needs_a_quality():
+    """Of members whose accuracy nobody knows the denoiser was never told which are good."""
+    sampler, anchors = make("diffusion30"), some_anchors()
+    unknown = np.full(len(anchors), np.nan)
+    for quality in (None, unknown):
+        with pytest.raises(HyperJaxError, match=r"diffusion30: cannot ask for the best 30 %"):
+            sampler.fit(KEY, anchors, quality)
+    unknown[1] = 0.5
+    assert sampler.fit(KEY, anchors, unknown) == make("diffusion").fit(KEY, anchors) == ()
+
+
+@pytest.mark.parametrize("name", ["bootstrap:diffusion", "bootstrap:repair:diffusion30"])
+def test_bootstrap_of_what_fits_nothing_is_refused(name):
+    """It would draw and score for nothing."""
+    anchors = some_anchors()
+    with pytest.raises(HyperJaxError, match=f"{name}: bootstrap refits .* fits nothing to anchors"):
+        make(name).fit(KEY, anchors, np.ones(len(anchors)))
+
+
 def test_settings_of_diffusion():
     """Steps, levels and guidance are the configuration's."""
     settings = DiffusionConfig(steps=2, sigma_max=1.5, refine_sigma=1.5, guidance=3.0)
