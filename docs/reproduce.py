@@ -100,8 +100,7 @@ are ahead of both; with a res-skip, within the spread.
 @four_conv_skip: initial|epoch
 
 ## `figD`: geometry of latents
-Train latents are as long as a Gaussian's and spread over nearly all dimensions. Those of held-out
-members are longer and share directions: the encoder tells what it was trained on from the rest.
+Norms, angles between members' latents, and the nearest train latent of another member.
 @geometry: latents|number|norm|cosine|effective
 
 ## `vae`: a variational autoencoder
@@ -124,7 +123,10 @@ strengths of noise, where the audit has 13 now.
 
 ## `denoiser`: what it knows of unseen networks
 Errors of the denoiser of weights on held-out and on train members, as a share of the linear-optimal
-(Wiener) denoiser's. Below 1 is structure that no second moment holds.
+(Wiener) denoiser's, whose covariance is shrunk. Before commit 72aee7b it was shrunk by a third of
+what it should be, since snapshots counted as members: errors of these Wiener denoisers are too
+large and ratios to them too small, with few members by far, in `scaling` as well (`python
+benchmarks/shrinkage.py runs/mnist2k`).
 @errors: noise|held-out|train
 @facts: fact|number
 
