@@ -122,7 +122,7 @@ def test_mistakes_are_named(name):
         sampler.fit(key, anchors, quality)
 
 
-@pytest.mark.parametrize("name", [n for n in ALL if not n.endswith("30") or n in DIFFUSION])
+@pytest.mark.parametrize("name", [n for n in ALL if not n.endswith("30")])
 def test_quality_is_not_needed_without_a_selection(name):
     fit(make(name), some_anchors(), quality=np.full(20, np.nan))
 
