@@ -111,6 +111,7 @@ def audit(
                 f"population {name!r} is {kind}, and there are no such baselines to compare it "
                 f"with; there are: {', '.join(baselines) or 'none'}"
             )
+    advance(0, "errors of the train models")
     units = _among_train(train, task)
     spacing = {id(r): _spacing(r) for r in reconstructions.values()}
 
