@@ -8,8 +8,8 @@ safetensors state dicts, a published zoo. With `--config.dataset=mnist` (and num
 they were trained) networks are evaluated on its images and fine-tuned as well; without one, a
 report holds what needs no images.
 
-Scales: small (the default), for two CPU cores; large, with a denoiser, for thousands of networks;
-smoke.
+Scales: small (the default), for two CPU cores; large, with an autoencoder on graphs and a denoiser,
+for thousands of networks; smoke.
 """
 
 import dataclasses
