@@ -9,6 +9,7 @@ from types import ModuleType
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 from rich.table import Table
 
 from hyperjax import samplers as samplers_lib
@@ -94,12 +95,14 @@ _WRAPPED = (
 
 def _samplers(trained: Run) -> tuple[str, ...]:
     """All that the workdir has what they need for."""
-    if not trained.has_denoiser:
-        return samplers_lib.names()
-    wrapped = [
-        name for name in _WRAPPED if trained.has_images or not samplers_lib.is_repaired(name)
-    ]
-    return (*samplers_lib.names(denoiser=True), *wrapped)
+    names = samplers_lib.names(denoiser=trained.has_denoiser)
+    if trained.has_denoiser:
+        names += tuple(
+            name for name in _WRAPPED if trained.has_images or not samplers_lib.is_repaired(name)
+        )
+    if np.isfinite(trained.data.quality).any():
+        return names
+    return tuple(name for name in names if not samplers_lib.needs_quality(name))
 
 
 def _run(

@@ -206,6 +206,15 @@ def needs_denoiser(name: str) -> bool:
     return inner in _OF_DENOISERS or not {"refine", "polish"}.isdisjoint(wrappers)
 
 
+def needs_quality(name: str) -> bool:
+    """Whether a sampler, wrapped or not, goes by the quality of anchors.
+
+    >>> hj.samplers.needs_quality("repair:kde30"), hj.samplers.needs_quality("kde")
+    (True, False)
+    """
+    return name.split(":")[-1] in {f"{inner}30" for inner in (*_ALSO_BEST, "diffusion")}
+
+
 def is_repaired(name: str) -> bool:
     """Whether what a sampler draws has been repaired.
 

@@ -8,7 +8,7 @@ import pytest
 
 from hyperjax.analysis import ensembles
 from hyperjax.analysis.comparisons import OverEpochs, Tuned
-from hyperjax.app import populations
+from hyperjax.app import evaluate, populations
 from hyperjax.config import Config
 from hyperjax.errors import HyperJaxError
 from hyperjax.paper import audit_probes, fig4, fig5, tab2
@@ -64,6 +64,24 @@ def test_a_file_takes_no_other_populations_name(name):
     with pytest.raises(HyperJaxError, match=f"another population {name}; rename the file"):
         populations.sources(context(f"x/{name}.safetensors"))
     assert "mine" in populations.sources(context("x/mine.safetensors"))
+
+
+@pytest.mark.parametrize("denoiser", [False, True])
+def test_samplers_of_networks_whose_accuracy_nobody_knows(denoiser):
+    """By default none that chooses the best: each would fail its experiment."""
+    quality = np.full((4, 2), np.nan)
+    run = SimpleNamespace(
+        has_denoiser=denoiser, has_images=False, data=SimpleNamespace(quality=quality)
+    )
+    unknown = evaluate._samplers(run)
+    assert "kde" in unknown
+    assert ("diffusion" in unknown) == denoiser
+    assert not [name for name in unknown if name.endswith("30")]
+    quality[0, 0] = 0.5
+    known = evaluate._samplers(run)
+    assert {"kde30", "gan30"} <= set(known)
+    assert ("refine:kde30" in known) == ("diffusion30" in known) == denoiser
+    assert not [name for name in known if "repair" in name]  # without images, no moments
 
 
 def test_only_what_needs_no_latents_is_without_an_autoencoder():
