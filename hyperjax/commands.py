@@ -33,7 +33,7 @@ def main() -> None:
 
 def _usage(commands: dict[str, Callable[[], None]]) -> str:
     lines = [f"  {name:10}{of.__doc__.splitlines()[0]}" for name, of in commands.items()]
-    return "\n".join(["usage: hyperjax COMMAND --help", "", *lines])
+    return "\n".join([f"usage: hyperjax {'|'.join(commands)} --help", "", *lines])
 
 
 def train() -> None:
