@@ -87,7 +87,9 @@ noisy ones return, reconstructions stay other networks.
 
 ## `tab2`: transfer, with figure 7
 Fine-tuned on another data set with its hyper-parameters. B_F are members of the source zoo, B_T are
-trained on the target. Members, and replays of them, start best.
+trained on the target. After one epoch and five, samples are ahead of B_T, as members are; of which
+sampler they are hardly matters. Of the paper's pairs none was run, for want of images of SVHN and
+STL-10.
 @accuracy_*: population|epoch (0|1|5|25|50)[ ]
 
 ## `tab3`: unseen zoos
