@@ -104,7 +104,7 @@ def population_boxes(
         axes = figure.subplots()
         for row, (name, points) in enumerate(zip(populations, values, strict=True)):
             _box(axes, row, points, ORANGE if name in highlights else BLUE, rng)
-        axes.set_yticks(range(len(values)), [textwrap.fill(name, 24) for name in populations])
+        axes.set_yticks(range(len(values)), [textwrap.fill(name, 26) for name in populations])
         axes.set_ylim(len(values) - 0.4, -0.6)
         axes.tick_params(axis="y", length=0)
         axes.grid(visible=False, axis="y")
