@@ -4,7 +4,7 @@
 
 Scales: full (the default), paper, small, large, smoke. Images are looked for in
 `--config.data_dir` (default: data). `large` is `small` with 2,000 members (of 78.0 % test
-accuracy), an autoencoder on graphs and a denoiser, which take as long as those of MNIST. `paper`
+accuracy), an autoencoder on graphs and a denoiser, of the sizes of MNIST's. `paper`
 and `full` have the published zoo, 1,000 members with the published hyper-parameters; `paper` has
 the paper's autoencoder as well, `full` ours at its size. Both are work for an accelerator, and were
 not run by us.

@@ -6,7 +6,7 @@ Scales: full (the default), paper, small, large, smoke. Images are looked for in
 `--config.data_dir` (default: data). `large` is `small` with 2,000 members (of 94.9 % test
 accuracy), an autoencoder on graphs and a denoiser: 29 minutes for the zoo, 17 for the autoencoder
 and 40 for 5,000 of the denoiser's steps, these two in bfloat16, on two cores (AMD EPYC, Zen 4) that
-had as much other work. `paper` and `full` have the published zoo, 1,000 members with the published
+had other work too. `paper` and `full` have the published zoo, 1,000 members with the published
 hyper-parameters; `paper` has the paper's autoencoder as well, `full` ours at its size. Both are
 work for an accelerator, and were not run by us.
 
