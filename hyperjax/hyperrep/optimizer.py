@@ -49,9 +49,9 @@ def _trained(params: Params) -> Params:
 
 
 def _is_matrix(path: tuple, leaf: Any) -> bool:
-    """Whether Muon takes it: a matrix inside, between hidden features."""
-    names = [str(entry.key) for entry in path]
-    return leaf.ndim == 2 and any(name.startswith(("round_", "block_")) for name in names)
+    """Whether Muon takes it: a matrix inside, between hidden features; no bias of one row."""
+    inside = any(str(entry.key).startswith(("round_", "block_")) for entry in path)
+    return inside and leaf.ndim == 2 and min(leaf.shape) > 1
 
 
 def _by_shape(tx: optax.GradientTransformation, mesh: Mesh | None) -> optax.GradientTransformation:

@@ -14,7 +14,8 @@ from hyperjax.hyperrep.optimizer import optimizer
 
 CONFIG = dataclasses.replace(TINY.training, optimizer="muon", weight_decay=0.1, clip_norm=1.0)
 SHAPES = {
-    "round_0": {"up": {"kernel": (6, 8), "bias": (8,)}, "down": {"kernel": (8, 6)}},
+    "round_0": {"up": {"kernel": (6, 8), "bias": (8,)}, "down": {"kernel": (8, 6)},
+                "condition": (1, 8)},  # as wide as a batch: no matrix
     "round_1": {"up": {"kernel": (6, 8), "bias": (8,)}, "down": {"kernel": (8, 6)},
                 "mix": {"kernel": (5, 5)}},
     "read": {"kernel": (8, 6), "linear": {"kernel": (8, 3)}},
@@ -34,7 +35,7 @@ def plain():
 
     def dimensions(params):
         def one(path, leaf):
-            inside = path[0].key.startswith("round_") and leaf.ndim == 2
+            inside = path[0].key.startswith("round_") and path[-1].key == "kernel"
             return optax.contrib.MuonDimensionNumbers() if inside else None
 
         return jax.tree.map_with_path(one, params)
