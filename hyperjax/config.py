@@ -72,7 +72,7 @@ class ZooConfig:
 
 @dataclasses.dataclass(frozen=True)
 class AugmentConfig:
-    """Augmentations of weight vectors, in the order in which they are applied."""
+    """Augmentations of weight vectors: mixed first, then permuted, then noise and erasing."""
 
     permute: bool = False  # fresh random neuron permutations (and symmetric signs) per view
     mix: float = _share(0.0)  # probability of mixing with another aligned member
@@ -107,7 +107,7 @@ class ArchitectureConfig:
     blocks: int = 2
     graph: GraphConfig = GraphConfig()  # of a graph
     latent: int = 700
-    dropout: float = _number(0.1, 0, 0.99)
+    dropout: float = _number(0.1, 0, 0.99)  # of tokens too; so is the next
     compression: str = _one_of("token", "linear")  # what the bottleneck reads: one token, or all
     tanh: bool = True  # bound the latents to (-1, 1)
     linear_path: bool = True  # a linear encoder and decoder beside the attention, from PCA
@@ -153,7 +153,7 @@ class OptimizationConfig:
     warmup_steps: int = _number(100)
     clip_norm: float = _number(1.0)  # 0: no clipping
     eval_every: int = 500  # steps between validations
-    eval_models: int = _number(200)  # whose reconstructions are evaluated on images
+    eval_models: int = _number(200)  # of each part, to validate autoencoders; 0: all, not on images
     select: str = _one_of("loss", "last")  # keep the step of least validation loss, or the last
 
 
@@ -165,7 +165,8 @@ class AutoencoderConfig:
     data: WeightDataConfig = WeightDataConfig()
     loss: LossConfig = LossConfig()
     training: OptimizationConfig = OptimizationConfig()
-    micro_batch: int = _number(0)  # views a device computes at once; 0: what suits its cache
+    # views a device computes at once; 0: what suits its cache; all where it draws random numbers
+    micro_batch: int = _number(0)
     # trained beside it, with all else equal: lwln or no_lwln (its twin), vae
     variants: tuple[str, ...] = ("no_lwln",)
 

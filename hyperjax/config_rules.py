@@ -70,6 +70,30 @@ def check_autoencoder(config: Any) -> None:
             raise unknown("value of config field autoencoder.variants", name, VARIANTS)
 
 
+def check_asked(c: Any) -> None:
+    """Of an autoencoder that is going to be trained: finished workdirs may have what is refused
+    here, which was not always.
+
+    Raises HyperJaxError.
+    """
+    if c.data.augment.mix and not c.data.align:
+        raise HyperJaxError(
+            "config field autoencoder.data.augment.mix: means of networks that are not aligned are "
+            "no networks; expected 0, or autoencoder.data.align=True"
+        )
+    if c.micro_batch and draws(c.architecture):
+        raise HyperJaxError(
+            f"config field autoencoder.micro_batch: got {c.micro_batch}, expected 0: the random "
+            "numbers of dropout and of a variational autoencoder are those of a whole batch"
+        )
+
+
+def draws(architecture: Any) -> bool:
+    """Whether an autoencoder draws random numbers itself."""
+    dropped = architecture.network == "tokens" and architecture.dropout > 0
+    return architecture.variational or dropped
+
+
 def check_denoiser(config: Any) -> None:
     for name, graph in (
         ("denoiser.graph", config.denoiser.graph),

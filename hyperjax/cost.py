@@ -4,27 +4,29 @@ Counts are those of the mathematics, two operations per multiply-add; elementwis
 an implementation wastes, are left out. docs/performance.md compares them with the clock.
 """
 
+import contextlib
 import dataclasses
 import itertools
 import math
+from collections.abc import Sequence
 
 from hyperjax import symmetry
 from hyperjax.config import ArchitectureConfig, AutoencoderConfig, DenoiserConfig, GraphConfig
+from hyperjax.errors import HyperJaxError
 from hyperjax.models.sequential import convolved, output_sizes
 from hyperjax.weights import WeightSpec
 
 
 def layer_flops(spec: WeightSpec) -> list[int]:
     """Forward operations of each layer for one image."""
-    outputs = [math.prod(size) for size in _computed(spec)]
+    outputs = _positions(spec, [spec.image_size, *output_sizes(spec)])
     return [2 * n * math.prod(layer.shape) for n, layer in zip(outputs, spec.layers, strict=True)]
 
 
-def _computed(spec: WeightSpec) -> list[tuple[int, int]]:
-    """Height and width of each layer's outputs before its pooling."""
-    inputs = [spec.image_size, *output_sizes(spec)]
+def _positions(spec: WeightSpec, inputs: Sequence[tuple[int, int]]) -> list[int]:
+    """How many outputs a neuron of each layer has before pooling, of inputs of these sizes."""
     return [
-        convolved(layer, size) if layer.kind == "conv" else (1, 1)
+        math.prod(convolved(layer, size)) if layer.kind == "conv" else 1
         for layer, size in zip(spec.layers, inputs, strict=False)
     ]
 
@@ -40,11 +42,14 @@ def training_flops(spec: WeightSpec) -> int:
 
 
 def activation_bytes(spec: WeightSpec) -> int:
-    """Memory of one image's patches and outputs in the first layer, three copies of them alive:
-    what bounds a population whose members run at once."""
-    layer = spec.layers[0]
-    outputs = math.prod(convolved(layer, spec.image_size)) if layer.kind == "conv" else 1
-    return 3 * 4 * outputs * (math.prod(layer.shape[1:]) + layer.num_neurons)
+    """Memory of one image's patches and outputs in the layer that has most, three copies of them
+    alive: what bounds a population whose members run at once. Of layers that are no sequence, in
+    the first one."""
+    inputs = [spec.image_size]
+    with contextlib.suppress(HyperJaxError):
+        inputs += output_sizes(spec)
+    outputs = zip(_positions(spec, inputs), spec.layers, strict=False)
+    return 3 * 4 * max(n * (math.prod(x.shape[1:]) + x.num_neurons) for n, x in outputs)
 
 
 def member_bytes(spec: WeightSpec) -> int:

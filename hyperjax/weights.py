@@ -127,6 +127,13 @@ class WeightSpec:
     activation: str
     image_size: tuple[int, int] = (28, 28)
 
+    def __post_init__(self):
+        if not self.layers or len(set(self.names)) < len(self.layers):
+            raise HyperJaxError(
+                f"an architecture of the layers {self.names}; expected one or more, each of a name "
+                "of its own"
+            )
+
     @property
     def channels(self) -> int:
         """Of the images that the network takes."""

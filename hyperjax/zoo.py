@@ -137,12 +137,14 @@ def concatenate(one: Zoo, other: Zoo) -> Zoo:
 
 
 def snapshot_index(zoo: Zoo, epochs) -> np.ndarray:
-    """Columns of `epochs`. Raises HyperJaxError for an epoch without a snapshot."""
-    missing = sorted(set(np.asarray(epochs).tolist()) - set(zoo.epochs.tolist()))
+    """Columns of `epochs`. Raises HyperJaxError for an epoch without a snapshot, and if the zoo's
+    do not rise."""
+    there = np.asarray(zoo.epochs).tolist()
+    if there != sorted(set(there)):
+        raise HyperJaxError(f"the zoo's epochs are {there}; expected them to rise")
+    missing = sorted(set(np.asarray(epochs).tolist()) - set(there))
     if missing:
-        raise HyperJaxError(
-            f"the zoo has no snapshot of epochs {missing}; it has {zoo.epochs.tolist()}"
-        )
+        raise HyperJaxError(f"the zoo has no snapshot of epochs {missing}; it has {there}")
     return np.searchsorted(zoo.epochs, epochs)
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from hyperjax import config
+from hyperjax import config, config_rules
 from hyperjax.config import AutoencoderConfig, Config, SamplersConfig, ZooConfig
 from hyperjax.errors import HyperJaxError
 
@@ -235,6 +235,27 @@ def test_a_value_has_no_fields():
 def test_dropout_that_is_taken(value):
     made = config.override(Config(), {"autoencoder.architecture.dropout": value})
     assert made.autoencoder.architecture.dropout == value
+
+
+def test_means_are_of_aligned_networks():
+    fields = {"autoencoder.data.augment.mix": 0.5}
+    config_rules.check_asked(config.override(Config(), fields).autoencoder)
+    with pytest.raises(HyperJaxError, match=r"augment\.mix: means of networks that are not"):
+        config_rules.check_asked(
+            config.override(Config(), fields | {"autoencoder.data.align": False}).autoencoder
+        )
+
+
+def test_parts_of_a_batch_are_of_autoencoders_that_draw_nothing():
+    fields = {"autoencoder.micro_batch": 8}
+    for draws in ({}, {"autoencoder.architecture.variational": True,
+                       "autoencoder.architecture.tanh": False}):  # fmt: skip
+        with pytest.raises(HyperJaxError, match=r"autoencoder\.micro_batch: got 8, expected 0"):
+            config_rules.check_asked(config.override(Config(), fields | draws).autoencoder)
+    for same in ("autoencoder.architecture.dropout", 0.0), (
+        "autoencoder.architecture.network", "graph"
+    ):  # fmt: skip
+        config_rules.check_asked(config.override(Config(), fields | dict([same])).autoencoder)
 
 
 def test_second_moments_are_those_of_adam():

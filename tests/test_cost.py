@@ -17,9 +17,11 @@ from hyperjax.config import (
 )
 from hyperjax.diffusion import Wiener
 from hyperjax.diffusion import denoiser_training as training
-from hyperjax.models.architectures import zoo_cnn_spec
+from hyperjax.models.architectures import mlp_spec, zoo_cnn_spec
 from hyperjax.models.autoencoder import Autoencoder
 from hyperjax.models.graph import GraphDenoiser
+from hyperjax.models.variants import res_skip_spec
+from hyperjax.weights import LayerSpec, WeightSpec
 
 SPEC = zoo_cnn_spec(1, "tanh")
 
@@ -70,6 +72,20 @@ def test_bytes():
         for dtype, devices in (("float32", 1), ("bfloat16", 1), ("float32", 2))
     ]
     np.testing.assert_allclose(halves[1:], halves[0] / 2)
+
+
+def test_activations_are_those_of_the_largest_layer():
+    """Which need not be the first one; of layers that are no sequence it is that."""
+    assert cost.activation_bytes(SPEC) == 3 * 4 * 24 * 24 * (25 + 8)
+    layers = (
+        LayerSpec("a", "conv", (2, 1, 1, 1), pool="max"),  # 16 x 16 times 1 + 2
+        LayerSpec("b", "conv", (4, 2, 3, 3)),
+        LayerSpec("c", "dense", (3, 144)),
+    )
+    assert cost.activation_bytes(WeightSpec(layers, "tanh", (16, 16))) == 3 * 4 * 6 * 6 * (18 + 4)
+    wide = mlp_spec(1, "relu", widths=(16, 4096))
+    assert cost.activation_bytes(wide) == 3 * 4 * (16 + 4096)
+    assert cost.activation_bytes(res_skip_spec(1, "tanh")) == cost.activation_bytes(SPEC)
 
 
 GRAPH = GraphConfig(edge_dim=32, edge_hidden=64, node_dim=64, node_hidden=128, rounds=2)

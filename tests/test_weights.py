@@ -153,6 +153,10 @@ def test_errors():
         LayerSpec("x", "conv", (2, 3))
     with pytest.raises(HyperJaxError, match="pool"):
         LayerSpec("x", "pool", (2, 3))
+    with pytest.raises(HyperJaxError, match=r"layers \(\); expected one or more"):
+        WeightSpec((), "tanh")
+    with pytest.raises(HyperJaxError, match=r"layers \('b', 'b'\); .* a name of its own"):
+        WeightSpec(TINY.layers[1:] * 2, "tanh")
 
 
 @pytest.mark.parametrize("damage", ["layer", "bias", "kernel shape", "kernel axes", "bias shape"])
@@ -175,7 +179,7 @@ def test_flatten_names_the_layer_that_is_wrong(damage):
 @pytest.mark.parametrize(
     "text",
     ["", "{", "[]", "null", "{}", '{"layers": 3, "activation": "tanh"}',
-     '{"layers": [{}], "activation": "tanh"}',
+     '{"layers": [{}], "activation": "tanh"}', '{"layers": [], "activation": "tanh"}',
      json.dumps({"layers": [{"name": "a", "kind": "conv", "shape": [1]}], "activation": "tanh"})],
 )  # fmt: skip
 def test_from_json_refuses_what_is_no_spec(text):

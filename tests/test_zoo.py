@@ -90,6 +90,13 @@ def test_snapshot_index():
         zoo_lib.snapshot_index(zoo, [11, 5, 3])
 
 
+@pytest.mark.parametrize("epochs", [(5, 0, 10), (0, 5, 5)])
+def test_epochs_that_do_not_rise(epochs):
+    zoo = make_zoo(epochs=epochs)
+    with pytest.raises(HyperJaxError, match=r"epochs are \[(5, 0, 10|0, 5, 5)\]; expected them to"):
+        zoo.select(epoch=5)
+
+
 def test_init_correlation():
     zoo = make_zoo(500)
     first, noise = zoo.weights[:, 0], np.random.default_rng(9).normal(size=(500, 9))

@@ -13,7 +13,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, NoReturn
 
-from absl import app, flags, logging
+from absl import flags, logging
 
 from hyperjax.app import peers, stop
 from hyperjax.errors import HyperJaxError
@@ -84,11 +84,13 @@ def _forget_oldest(folder: Path) -> None:
     total, files = 0, []
     with contextlib.suppress(OSError):  # another command may remove them too
         files = [(max(s.st_atime, s.st_mtime), s.st_size, path)
-                 for path in folder.iterdir() for s in [path.stat()]]  # fmt: skip
+                 for path in folder.iterdir() if path.is_file()  # on GPUs XLA has a folder there
+                 for s in [path.stat()]]  # fmt: skip
     for _, size, path in sorted(files, reverse=True):
         total += size
         if total > _MOST_COMPILED_BYTES:
-            path.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # another user's, perhaps
+                path.unlink()
 
 
 def run(task: Callable[[], Any]) -> None:
@@ -148,8 +150,9 @@ def _mistake(error: Exception) -> object:
     if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error):
         return (
             f"out of memory: {first}. Where this is a training, the same command goes on from its "
-            "last checkpoint; fewer at once need less: config fields zoo.chunk_size, "
-            "denoiser.micro_batch"
+            "last checkpoint; fewer at once need less: config fields denoiser.micro_batch, "
+            "autoencoder.micro_batch (of one that draws nothing itself), and zoo.chunk_size for a "
+            "zoo that begins"
         )
     if peers.joined():
         from hyperjax import distributed  # JAX, which is there by now
@@ -160,9 +163,11 @@ def _mistake(error: Exception) -> object:
 
 
 def parse_flags(argv: list[str]) -> list[str]:
-    """absl's parser; a mistake in a configuration is one message too, not a traceback."""
+    """absl's parser; a mistake in a flag or a configuration is one message, not a traceback."""
     try:
-        return app.parse_flags_with_usage([argv[0], *map(_packaged, argv[1:])])
+        return flags.FLAGS([argv[0], *map(_packaged, argv[1:])])
+    except flags.Error as error:
+        refuse(f"{error}; --help shows the flags")
     except (HyperJaxError, AttributeError, KeyError, TypeError, ValueError, OSError) as error:
         refuse(error.args[0] if isinstance(error, KeyError) and error.args else error)
 

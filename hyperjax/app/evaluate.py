@@ -1,9 +1,10 @@
 """`evaluate.py`: populations, experiments, and the report."""
 
 import functools
+import glob
 import json
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
@@ -14,7 +15,7 @@ from rich.table import Table
 
 from hyperjax import samplers as samplers_lib
 from hyperjax.app import machine, peers, plan, populations, stop
-from hyperjax.app.context import Context, load_target
+from hyperjax.app.context import Context, Target, load_target
 from hyperjax.app.progress import console
 from hyperjax.app.run import VAE, Run, load
 from hyperjax.config import to_dict
@@ -68,7 +69,7 @@ def _evaluate(
     )
     _check_loaded(context)
     with workdir.recorded(folder, seed=trained.config.seed) as entry:
-        stages, rate = _announce(context, chosen)
+        stages, rate = _announce(context, registry, chosen)
         entry["announced"] = plan.announced(stages)
         with machine.measured() as took:
             publish = functools.partial(_report, context, registry, entry)
@@ -173,27 +174,38 @@ def _report(
     return path
 
 
-def _announce(context: Context, chosen: Sequence[str]) -> tuple[list[plan.Stage], float]:
+def _announce(
+    context: Context, registry: ModuleType, chosen: Sequence[str]
+) -> tuple[list[plan.Stage], float]:
     """Say what the experiments take, and the fine-tuning of populations, the bulk of the work, or
     refuse it. Returns the stages, and the operations per second that their times are told by."""
     number, trained = len(populations.sources(context)), context.trained
     stages = [
         plan.reading_stage(plan.EXPERIMENTS, trained.zoo, trained.config, context.num_samples)
     ]
-    wanted = [(context.home, True)] if "tab1" in chosen else []
-    wanted += [(target, "tab2" in chosen) for target in context.targets]
-    for target, tuned in wanted:
+    wanted = [(context.home, number, False)] if "tab1" in chosen else []
+    if "tab2" in chosen:  # which keeps every epoch, also of the zoo's members; B_T may be there
+        number = len(registry.load("tab2").labels(context)) + 1
+        wanted += [(target, number + (target.models is None), True) for target in context.targets]
+    for target, count, every in wanted:
         epochs = target.config.evaluation.epochs
-        if tuned and epochs[-1]:
+        if epochs[-1]:
             stage = plan.population_stage(
-                f"{number} populations on {target.name}", target.task.engine, target.config.zoo,
-                target.task.num_images, context.num_samples, epochs[-1], len(epochs),
+                f"{count} populations on {target.name}", target.task.engine, target.config.zoo,
+                target.task.num_images, context.num_samples, epochs[-1],
+                epochs[-1] + 1 if every else len(epochs),
             )  # fmt: skip
-            stages.append(stage._replace(flops=number * stage.flops, disk=number * stage.disk))
+            disk = count * stage.disk - files.held(_populations(context, target))
+            stages.append(stage._replace(flops=count * stage.flops, disk=max(0, disk)))
     if len(stages) > 1:
-        console.print("populations: at most, without what is kept of earlier calls")
+        console.print("populations: those of earlier calls take no time; fig6 and tab4 have others")
     plan.note_precision(trained.config)
     return stages, plan.announce(stages, context.folder, jax.devices())
+
+
+def _populations(context: Context, target: Target) -> Iterator[Path]:
+    """Files of those that an earlier call has trained on the target, or begun."""
+    return (context.folder / "populations").glob(f"*-{glob.escape(target.name)}-*")
 
 
 def _check_loaded(context: Context) -> None:

@@ -18,7 +18,7 @@ from hyperjax.exchange.source import Wanted
 from hyperjax.population import evaluation
 from hyperjax.population.evaluation import Task, make_task
 from hyperjax.population.lockstep import make_engine
-from hyperjax.store import zoo_file
+from hyperjax.store import files, zoo_file
 from hyperjax.zoo import Zoo, snapshot_index
 
 _LAST = 5  # snapshots that an autoencoder sees where nobody says which
@@ -49,14 +49,32 @@ def make_zoo(config: Config, path: Path, images: ImageData | None = None) -> Zoo
         if distributed.is_writer():
             _bring(config, staged)
         distributed.barrier(f"{staged} is written")
+        models, task = zoo_file.read(staged), None
         if images is not None:
-            task = make_task(make_engine(config.zoo, zoo_file.read(staged).spec), images)
-            check_images(zoo_file.read(staged), task)
+            task = make_task(make_engine(config.zoo, models.spec), images)
+        _check(staged, models, task, config.autoencoder.data.epochs_seen)
+        if task is not None:
             _measure(staged, task, config.autoencoder.data.epochs_seen)
         if distributed.is_writer():
             zoo_file.publish(staged, path)
         distributed.barrier(f"{path} is written")
     return zoo_file.read(path)
+
+
+def _check(staged: Path, models: Zoo, task: Task | None, epochs: tuple[int, ...]) -> None:
+    """Refuse a zoo that is not what the configuration says, and leave its folder free for what was
+    meant."""
+    problem = None
+    try:
+        snapshot_index(models, epochs)
+        if task is not None:
+            check_images(models, task)
+    except HyperJaxError as error:
+        problem = error
+    if distributed.any_of(problem is not None):
+        files.remove(staged)
+        files.remove_if_empty(staged.parent)
+        raise problem or HyperJaxError(f"another process refused {staged}")
 
 
 def _bring(config: Config, staged: Path) -> None:

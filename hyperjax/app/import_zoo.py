@@ -2,7 +2,7 @@
 
 import glob
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,6 +20,7 @@ from hyperjax.zoo import METRICS, Zoo
 
 _ROWS = 128  # members between two notes of how far it has come
 _SHOWN = 5  # of those that are left out
+_LONGEST = 200  # characters of a value that an error shows
 
 
 class Member(NamedTuple):
@@ -28,6 +29,20 @@ class Member(NamedTuple):
     vectors: np.ndarray  # float32[E, D]
     metrics: dict[str, np.ndarray]  # float32[E], of METRICS; NaN where unknown
     moments: np.ndarray | None  # float32[E, D], where they are asked for
+
+
+class _Paths(NamedTuple):
+    """The zoo file, and what lies beside it until it is made."""
+
+    output: Path
+    partial: Path  # all members, one behind another
+    note: Path  # how far it has come
+    whole: Path  # without the places of those that are left out
+
+    @classmethod
+    def of(cls, output: Path) -> "_Paths":
+        kinds = ("partial", "importing", "whole")
+        return cls(output, *(output.with_name(f"{output.name}.{kind}") for kind in kinds))
 
 
 def import_zoo(
@@ -46,7 +61,8 @@ def import_zoo(
 ) -> Zoo:
     """Bring networks of others into one zoo file, and read it.
 
-    Nothing that lies at `path` is ever executed. A killed import goes on where it was.
+    Nothing that lies at `path` is ever executed. A killed import goes on where it was; one of other
+    snapshots or members, or that is `strict` where members were left out, begins anew.
 
     Args:
       path: a folder or pattern of state dicts (PyTorch's or safetensors), a ray-tune zoo, a Small
@@ -67,43 +83,48 @@ def import_zoo(
     Members are in the order of their sorted names, which `info["names"]` keeps; ids are their
     places in it, those that are left out included.
 
-    Raises HyperJaxError if nothing that is known lies there, no member is left, or another import
-    into this file is under way.
+    Raises HyperJaxError if nothing that is known lies there, no member is left, `output` is another
+    zoo, or another import into this file is under way.
 
     >>> files = hj.export(zoo, "networks", "torch")
     >>> imported = hj.import_zoo("networks/*.pt", "imported.safetensors", activation="tanh")
     >>> imported.weights.shape, imported.spec == zoo.spec
     ((4, 1, 2464), True)
     """
-    output, say = Path(output), console.print if verbose else _silent
-    source = _find(path, Wanted(activation, image_size, model, tuple(epochs), moments))
+    output, say = Path(output), _teller(verbose)
+    paths = _Paths.of(output)
+    source = _find(path, Wanted(activation, image_size, model, tuple(epochs), moments), paths)
     info = _info(path, source, dataset)
     claim = output.with_name(f".{output.name}.lease")
     with lease.held(claim, output, wait=wait, say=say, lost=peers.end_without_lease, alone=True):
-        return _import(source, output, info, strict, verbose)
+        return _import(source, paths, info, strict, verbose)
 
 
-def _import(source: Source, output: Path, info: dict[str, Any], strict: bool, verbose: bool) -> Zoo:
-    say = console.print if verbose else _silent
-    partial, note = output.with_suffix(".partial"), output.with_suffix(".importing")
-    files.remove_partials(note.parent.glob(f".{glob.escape(note.name)}.*"))
+def _import(
+    source: Source, paths: _Paths, info: dict[str, Any], strict: bool, verbose: bool
+) -> Zoo:
+    say, (output, *scratch) = _teller(verbose), paths
+    files.remove_partials(output.parent.glob(f".{glob.escape(paths.note.name)}.*"))
     if output.exists():
         made = zoo_file.read(output)
-        if not _is_of(made, source, info):
-            raise HyperJaxError(f"{output} is another zoo; delete it, or choose another file")
+        differ = _differences(made, source, info, made.info.get("left_out", {}), strict)
+        if differ:
+            raise HyperJaxError(
+                f"{output} is another zoo ({differ}); delete it, or choose another file"
+            )
         say(f"{output} is there: nothing to import")
-        files.remove(note, partial)  # left by a kill at the last moment
+        files.remove(*scratch)  # left by a kill at the last moment
         return made
     _describe(source, say)
-    target, left_out = _read_members(source, info, partial, note, strict, verbose)
-    made = _finish(target, partial, output, source, info, left_out)
-    files.remove(note, partial)
+    target, left_out = _read_members(source, info, paths, strict, verbose)
+    made = _finish(target, paths, source, info, left_out)
+    files.remove(*scratch)
     _summarise(made, output, left_out, say)
     return made
 
 
-def _find(path: str | Path, wanted: Wanted) -> Source:
-    source = sources.find(path, wanted)
+def _find(path: str | Path, wanted: Wanted, paths: _Paths) -> Source:
+    source = sources.find(path, wanted, paths)
     if wanted.moments and source.moments is None:
         raise HyperJaxError(
             f"{path}: {source.form} without second moments; expected a ray-tune zoo, checkpoints "
@@ -112,18 +133,40 @@ def _find(path: str | Path, wanted: Wanted) -> Source:
     return source
 
 
-def _is_of(made: Zoo, source: Source, info: dict[str, Any]) -> bool:
-    theirs = {name: made.info.get(name) for name in info}
-    same = theirs == json.loads(json.dumps(info)) and made.spec == source.layout.spec
-    return same and (made.second_moments is None) == (source.moments is None)
+def _differences(
+    made: Zoo, source: Source, info: dict[str, Any], left_out: Collection[str], strict: bool
+) -> str:
+    """What of a zoo file, from which some members were left out, is not as this import makes it;
+    "" if nothing."""
+    spec, here = source.layout.spec, set(source.members)
+    there = {*made.info.get("names", ()), *left_out}
+    pairs = {name: (made.info.get(name), x) for name, x in json.loads(json.dumps(info)).items()}
+    pairs |= {
+        "activation": (made.spec.activation, spec.activation),
+        "image size": (made.spec.image_size, spec.image_size),
+        "layers": (made.spec.layers, spec.layers),
+        "snapshots": (made.epochs.tolist(), list(source.epochs)),
+        "second moments": (made.second_moments is not None, source.moments is not None),
+        "further members": (sorted(there - here), sorted(here - there)),
+        "left out": (sorted(left_out) if strict else [], []),
+    }
+    return "; ".join(
+        f"{name}: {_short(theirs)} there, {_short(ours)} here"
+        for name, (theirs, ours) in pairs.items()
+        if theirs != ours
+    )
+
+
+def _short(value: Any) -> str:
+    text = str(value)
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."
 
 
 def _read_members(
-    source: Source, info: dict[str, Any], partial: Path, note: Path, strict: bool, verbose: bool
+    source: Source, info: dict[str, Any], paths: _Paths, strict: bool, verbose: bool
 ) -> tuple[Zoo, dict[str, str]]:
-    """All members in the file `partial`, one behind another, and why others are not there. How far
-    it has come stands in the file `note`."""
-    target, done, left_out = _resume(partial, note, source, info)
+    """All members in the file `paths.partial`, and why others are not there."""
+    target, done, left_out = _resume(paths, source, info, strict, _teller(verbose))
     title = f"import {len(source.members)} members"
     bar = progress.bar(title, len(source.members), done) if verbose else nullcontext(_silent)
     with bar as advance, stop.deferred():
@@ -139,8 +182,8 @@ def _read_members(
             due = (row + 1) % _ROWS == 0
             if due or stop.told():  # this process: of a run of several it alone is here
                 zoo_file.flush(target)
-                state = {"info": info, "done": row + 1, "left_out": left_out}
-                atomic_write(note, json.dumps(state).encode())
+                state = {"done": row + 1, "left_out": left_out}
+                atomic_write(paths.note, json.dumps(state).encode())
             if stop.told():
                 raise stop.Terminated
     return target, left_out
@@ -162,6 +205,10 @@ def _silent(*words: Any) -> None:
     """In place of a progress bar, or of words."""
 
 
+def _teller(verbose: bool) -> Callable[[str], None]:
+    return console.print if verbose else _silent
+
+
 def _describe(source: Source, say: Callable[[str], None]) -> None:
     spec = source.layout.spec
     shapes = ", ".join(f"{x.name} {'x'.join(map(str, x.shape))}" for x in spec.layers)
@@ -179,20 +226,28 @@ def _range(epochs: tuple[int, ...]) -> str:
 
 
 def _resume(
-    partial: Path, note: Path, source: Source, info: dict[str, Any]
+    paths: _Paths,
+    source: Source,
+    info: dict[str, Any],
+    strict: bool,
+    say: Callable[[str], None],
 ) -> tuple[Zoo, int, dict[str, str]]:
     """The file to fill, how many members have been read, and which were left out."""
     try:
-        state = json.loads(note.read_text())
-        begun = zoo_file.read(partial, writable=True) if partial.exists() else None
-        if begun and state["info"] == json.loads(json.dumps(info)) and _is_of(begun, source, info):
-            return begun, state["done"], state["left_out"]
-    except (OSError, ValueError, KeyError, TypeError):
+        state = json.loads(paths.note.read_text())
+        done, left_out = state["done"], state["left_out"]
+        begun = zoo_file.read(paths.partial, writable=True)
+        differ = _differences(begun, source, info, left_out, strict)
+        if not differ:
+            return begun, done, left_out
+        say(f"another import was stopped here ({differ}): beginning anew")
+    except (OSError, ValueError, KeyError, TypeError, HyperJaxError):
         pass  # there is none, or none that can be gone on with
+    files.remove(paths.note)  # first: it must not speak of the file that is made now
     ids, epochs = np.arange(len(source.members)), np.array(source.epochs, np.int32)
-    info = info | {"names": list(source.members)}
-    moments = source.moments is not None
-    return zoo_file.allocate(partial, source.layout.spec, ids, epochs, info, moments=moments), 0, {}
+    info, moments = info | {"names": list(source.members)}, source.moments is not None
+    spec = source.layout.spec
+    return zoo_file.allocate(paths.partial, spec, ids, epochs, info, moments=moments), 0, {}
 
 
 def _member(source: Source, row: int) -> Member:
@@ -225,12 +280,7 @@ def _write(target: Zoo, place: int, member_id: int, member: Member) -> None:
 
 
 def _finish(
-    target: Zoo,
-    partial: Path,
-    output: Path,
-    source: Source,
-    info: dict[str, Any],
-    left_out: dict[str, str],
+    target: Zoo, paths: _Paths, source: Source, info: dict[str, Any], left_out: dict[str, str]
 ) -> Zoo:
     """Give the file its name; without the places of those that were left out."""
     kept = [name for name in source.members if name not in left_out]
@@ -239,12 +289,11 @@ def _finish(
             f"no member is left of {len(left_out)}: {next(iter(left_out.values()))}"
         )
     if left_out:
-        whole = output.with_suffix(".whole")
         names = {"names": kept, "left_out": left_out}
         ids = np.asarray(target.members[: len(kept)])
         moments = source.moments is not None
         short = zoo_file.allocate(
-            whole, target.spec, ids, target.epochs, info | names, moments=moments
+            paths.whole, target.spec, ids, target.epochs, info | names, moments=moments
         )
         for rows in _blocks(len(kept)):
             short.weights[rows] = target.weights[rows]
@@ -252,14 +301,14 @@ def _finish(
                 short.second_moments[rows] = target.second_moments[rows]
             for name in METRICS:
                 short.metrics[name][rows] = target.metrics[name][rows]
-        zoo_file.seal(whole)
+        zoo_file.seal(paths.whole)
         zoo_file.flush(short)
-        zoo_file.publish(whole, output)
+        zoo_file.publish(paths.whole, paths.output)
     else:
-        zoo_file.seal(partial)
+        zoo_file.seal(paths.partial)
         zoo_file.flush(target)
-        zoo_file.publish(partial, output)
-    return zoo_file.read(output)
+        zoo_file.publish(paths.partial, paths.output)
+    return zoo_file.read(paths.output)
 
 
 def _summarise(

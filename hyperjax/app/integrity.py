@@ -56,8 +56,8 @@ def check_zoo(path: Path) -> None:
 def _files(path: Path) -> list[Path]:
     if path.is_file():
         return [path]
-    found = [path / "config.json", path / "manifest.json"]
-    found = found if all(file.is_file() for file in found) else []
+    records = () if (path / "model.safetensors").is_file() else ("config.json", "manifest.json")
+    found = [path / name for name in records if (path / name).is_file()]  # or of a hub's folder
     found += sorted(path.rglob("*.safetensors"))
     if not found:
         raise HyperJaxError(f"{path}: expected a file, or a folder with safetensors files")

@@ -18,13 +18,15 @@ from hyperjax.diffusion import denoiser_training
 from hyperjax.errors import HyperJaxError
 from hyperjax.hyperrep import training
 from hyperjax.population import Engine
-from hyperjax.population.evaluation import members_per_call
+from hyperjax.population.evaluation import STATES, members_per_call
 from hyperjax.weights import WeightSpec
 from hyperjax.zoo import Zoo
 
-# Share of a matrix product's rate that the stages reach on a CPU (docs/performance.md). There
-# is no such figure for accelerators yet.
-_EFFICIENCY = {"cpu": 0.25}
+# Share of the rate of large float32 products that a stage of each kind reaches on a CPU, between
+# what two makes of them do (docs/performance.md), and how much faster it is where it multiplies in
+# bfloat16 and the CPU can. There are no such figures for accelerators yet.
+_EFFICIENCY = {"zoo": 0.3, "hyperrep": 0.33, "denoiser": 0.4}
+_GAIN = 1.3
 EXPERIMENTS, SAMPLES, DIFFUSION = "experiments", "samples", "samples by the denoiser"
 # Bytes of a process on a CPU beside its arrays: Python and the libraries, then what a stage of each
 # kind adds to it with its compiled programs, and a second one of its kind; a stage has those of the
@@ -51,6 +53,7 @@ class Stage(NamedTuple):
     disk: float  # bytes
     copies: float = 0.0  # of `memory`: what it takes at worst, and may be done without
     programs: str = ""  # the kind of its compiled programs; its name up to "/", if not another
+    dtype: str = ""  # that its own products are asked for in, whatever JAX is set to
 
 
 def population_stage(
@@ -68,9 +71,10 @@ def population_stage(
     """
     spec, devices = engine.spec, engine.mesh.size
     copies = 2 if config.save_moments and not snapshots else 1  # of what the file keeps
+    once = config.tested == "last" and not snapshots
     snapshots = snapshots or len(config.snapshots) or epochs + 1
     work = epochs * images["train"] * cost.training_flops(spec)
-    tests = 1 if config.tested == "last" else snapshots
+    tests = 1 if once else snapshots
     measured = snapshots * images["val"] + tests * images["test"]
     work += measured * cost.evaluation_flops(spec)
     together = min(config.chunk_size or members_per_call(engine, images["train"]), members)
@@ -78,8 +82,7 @@ def population_stage(
     at_once = each if engine.mapping == "vmap" else 1
     pixels = sum(images.values()) * spec.channels * math.prod(spec.image_size)
     memory, spare = _copied(pixels, local)
-    # 2.5: also a snapshot and a checkpoint, while they are written
-    memory += 2.5 * each * cost.member_bytes(spec)
+    memory += STATES * each * cost.member_bytes(spec)
     memory += at_once * min(engine.micro_batch, images["train"]) * cost.activation_bytes(spec)
     disk = copies * cost.zoo_bytes(spec, members, snapshots) + together * cost.member_bytes(spec)
     return Stage(
@@ -112,8 +115,11 @@ def autoencoder_stage(
     memory = cost.autoencoder_bytes(config, spec, len(used), at_once) + held
     disk = 2 * 4 * 5 * cost.autoencoder_params(config.architecture, spec)  # two checkpoints
     work = config.training.steps * cost.autoencoder_flops(config, spec)
-    programs = "graphs" if config.architecture.network == "graph" else ""
-    return Stage(name, work, memory, local, "config field autoencoder", disk, copies, programs)
+    graph = config.architecture.network == "graph"
+    return Stage(
+        name, work, memory, local, "config field autoencoder", disk, copies,
+        "graphs" if graph else "", config.architecture.graph.dtype if graph else "",
+    )  # fmt: skip
 
 
 def denoiser_stage(
@@ -122,15 +128,17 @@ def denoiser_stage(
     """Train the denoiser, on what lies in memory or in a file."""
     samples = zoo.split[0] * zoo.num_members * config.snapshots
     params, platform = cost.denoiser_params(config.graph, spec), jax.local_devices()[0].platform
-    local = min(jax.local_device_count(), max(1, config.training.batch_size // 8))
-    batch = math.ceil(config.training.batch_size / local)  # of a device
+    used = denoiser_training.used_devices(config)
+    local = sum(device.process_index == jax.process_index() for device in used)
+    batch = config.training.batch_size // len(used)  # of a device
     examples = min(denoiser_training.examples_at_once(config, platform), batch)
     held, copies = _learned_from(samples, spec, local, in_file)
     memory = cost.denoiser_bytes(config, spec, int(samples), examples) + held
     work = config.training.steps * cost.denoiser_flops(config, spec)
     return Stage(
-        "denoiser", work, memory, local, "config field denoiser", 2 * 4 * 6 * params, copies
-    )
+        "denoiser", work, memory, local, "config field denoiser", 2 * 4 * 6 * params, copies,
+        dtype=config.graph.dtype,
+    )  # fmt: skip
 
 
 def reading_stage(name: str, models: Zoo, config: Config, num_samples: int) -> Stage:
@@ -179,12 +187,11 @@ def announced(stages: list[Stage]) -> dict[str, int]:
 
 def announce(stages: list[Stage], folder: Path, devices: list[jax.Device]) -> float:
     """Print the table of stages and check that the machine can hold them. Returns operations per
-    second, by which the stages' times are told; 0 where they are not known."""
-    first = jax.local_devices()[0]
-    rate = _EFFICIENCY.get(first.platform, 0)
-    if rate:  # a product uses all cores of its host, whatever the number of virtual devices
-        rate *= len(devices) / jax.local_device_count() * machine.matmul_rate(first)
-    caption = f"time: arithmetic at {100 * _EFFICIENCY['cpu']:.0f} % of a matrix product's rate; "
+    second of a matrix product, by which the stages' times are told; 0 where they are not known."""
+    first, rate = jax.local_devices()[0], 0.0
+    if on_cpu():  # a product uses all cores of its host, whatever the number of virtual devices
+        rate = len(devices) / jax.local_device_count() * machine.matmul_rate(first)
+    caption = "time: arithmetic at the share of a matrix product's rate that such stages reach; "
     caption += "compilation, alignment and validation come on top"
     table = Table(title="what this is going to take, about", caption=caption if rate else None)
     memory = "memory" if on_cpu() else "memory a device"
@@ -264,8 +271,12 @@ def compare(stages: list[Stage], rate: float, entry: Mapping[str, Any]) -> None:
 
 
 def _announced(stage: Stage, rate: float) -> str:
-    known = rate and not math.isnan(stage.flops)
-    return _time(stage.flops / rate) if known else "not known"
+    if not rate or math.isnan(stage.flops):
+        return "not known"
+    share = _EFFICIENCY.get(stage.name.split("/")[0], _EFFICIENCY["zoo"])  # or it trains members
+    if "bfloat16" in (stage.dtype, jax.config.jax_default_matmul_precision):
+        share *= _GAIN if machine.multiplies_bfloat16() else 1
+    return _time(stage.flops / (share * rate))
 
 
 def _amount(value: float, unit: str) -> str:

@@ -113,7 +113,7 @@ def draw(
         # One snapshot a member: an average of two epochs of one member is no average of two.
         anchors, quality = run.data.train[:, -1], run.data.quality[:, -1]
     else:
-        anchors = encode(model, run.data.train_vectors, aligned=True)
+        anchors = run.hyperreps.anchors(name)
         quality = run.data.quality.reshape(-1)
     key = jax.random.fold_in(root_key(run.config.seed, Stream.SAMPLES), seed)
     key_fit, key_sample = jax.random.split(key)
@@ -200,7 +200,7 @@ def sampled(
     wanted = json.loads(json.dumps(request(run, sampler, count, name, seed)))
     file = f"{sampler}-{name}-n{count}-seed{seed}-{digest(wanted)}.safetensors"
     path = output or run.folder / "samples" / file.replace(":", "-")
-    info = zoo_file.read(path).info if path.exists() else {}
+    info = zoo_file.read(path).info if distributed.exists(path) else {}
     # all have looked by then: one that came late would find what process 0 has put in its place
     if distributed.agree({field: info.get(field) for field in wanted} == wanted):
         return path, zoo_file.read(path)

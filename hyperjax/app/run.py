@@ -17,7 +17,7 @@ from hyperjax.config import VARIANTS, AutoencoderConfig, Config, override
 from hyperjax.data.images import ImageData, load_images
 from hyperjax.diffusion import Denoiser
 from hyperjax.errors import HyperJaxError, unknown
-from hyperjax.hyperrep import HyperRep, weight_data
+from hyperjax.hyperrep import HyperRep, encode, weight_data
 from hyperjax.hyperrep.weight_data import WeightData
 from hyperjax.population.evaluation import Task, make_task
 from hyperjax.population.lockstep import architecture_of, make_engine
@@ -192,10 +192,11 @@ class Run:
 
 class HyperReps(Mapping[str, HyperRep]):
     """The hyper-representations of a run by name, each read, onto the device, when it is asked
-    for; `info` has what was recorded with them: the chosen step, scores, the tensors' digest."""
+    for; `info` has what was recorded with them: the chosen step, scores, the tensors' digest;
+    `anchors` the train members' latents."""
 
     def __init__(self, run: Run):
-        self._run, self._read = run, {}
+        self._run, self._read, self._anchors = run, {}, {}
 
     def __iter__(self) -> Iterator[str]:
         return iter(variants(self._run.config))
@@ -211,6 +212,12 @@ class HyperReps(Mapping[str, HyperRep]):
 
     def info(self, name: str) -> dict[str, Any]:
         return self._load(name)[1]
+
+    def anchors(self, name: str) -> np.ndarray:
+        """Latents float32[samples, latent] of the train members, that samplers are fitted on."""
+        if name not in self._anchors:
+            self._anchors[name] = encode(self[name], self._run.data.train_vectors, aligned=True)
+        return self._anchors[name]
 
     def _load(self, name: str) -> tuple[HyperRep, dict[str, Any]]:
         if name not in self._read:
@@ -238,8 +245,8 @@ def load(
       data_dir: where images are, if they have moved since.
       overrides: other settings of samplers and of the evaluation, {"samplers.x": value}.
 
-    Raises HyperJaxError if it is no workdir, or a field is unknown; and later, where something
-    that is touched is not there.
+    Raises HyperJaxError if it is no workdir, or a field is unknown or none of these; and later,
+    where something that is touched is not there.
 
     >>> run = hj.load("runs/digits")
     >>> run.zoo.weights.shape, run.zoo.select("train", epoch=3).weights.shape
@@ -247,6 +254,12 @@ def load(
     >>> run.hyperreps["lwln"].config.architecture.latent
     8
     """
+    for field in overrides or {}:
+        if not field.startswith(("samplers.", "evaluation.")):
+            raise HyperJaxError(
+                f"overrides: {field} is part of what was made in {folder}; expected fields "
+                "samplers.x or evaluation.x"
+            )
     config = override(workdir.load_config(Path(folder)), overrides or {})
     set_precision(config)
     if data_dir:
@@ -317,10 +330,11 @@ def read_checked(
 def essential_differences(
     ours: AutoencoderConfig, theirs: AutoencoderConfig
 ) -> dict[str, tuple[Any, Any]]:
-    """What makes two autoencoders different: not what is trained beside them, nor the noise of a
-    VAE that they are not."""
+    """What makes two autoencoders different: not what is trained beside them, nor how many examples
+    at once, nor the noise of a VAE that they are not."""
     found = config_lib.differences(ours, theirs)
-    found.pop("variants", None)
+    for field in ("variants", "micro_batch"):
+        found.pop(field, None)
     if not ours.architecture.variational and not theirs.architecture.variational:
         found.pop("loss.kl", None)
     return found

@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from hyperjax import distributed, zoo
+from hyperjax import config_rules, distributed, zoo
 from hyperjax.app import (
     aligned,
     foreign_zoo,
@@ -38,6 +38,7 @@ from hyperjax.store import files, hyperrep_file, workdir
 def run(config: Config, folder: Path, wait: float = 0.0) -> Run:
     """Make what the workdir lacks; on a finished one, say so. For `wait` seconds at most it waits
     for another command that has the workdir."""
+    config_rules.check_asked(config.autoencoder)
     set_precision(config)
     config = foreign_zoo.resolved(config, workdir.zoo_path(folder))
     made = Run(folder, config)
@@ -147,12 +148,14 @@ def _announce(made: Run, entry: dict[str, Any]) -> tuple[list[plan.Stage], float
     """Say what is going to be made and what it takes, or refuse it. Returns the stages, and the
     operations per second that their times are told by."""
     config, folder, stages = made.config, made.folder, []
-    if workdir.zoo_path(folder).exists():
+    if distributed.exists(workdir.zoo_path(folder)):
         spec, members = made.zoo.spec, len(made.zoo.members)
     else:
         engine, members, epochs = made.task.engine, config.zoo.num_members, config.zoo.epochs
         images, spec = made.images.num_images, engine.spec
-        stages += [plan.population_stage("zoo", engine, config.zoo, images, members, epochs)]
+        stage = plan.population_stage("zoo", engine, config.zoo, images, members, epochs)
+        begun = files.held([workdir.zoo_path(folder).with_suffix(".partial")])
+        stages += [stage._replace(disk=max(0, stage.disk - begun))]
     zoo = dataclasses.replace(config.zoo, num_members=members)
     size = aligned.size(config.autoencoder.data, members, spec)
     mapped, learning = aligned.in_file(size), []

@@ -61,9 +61,15 @@ def content(config: ZooConfig) -> dict[str, Any]:
 def _train(
     path: Path, all_checkpoints: Path, recipe: Recipe, config: Config, task: Task, title: str
 ) -> None:
-    size = 0 if config.zoo.chunk_size else _size_begun(all_checkpoints)
-    size = size or chunk_size(config, task, len(recipe.members))
+    size, begun = chunk_size(config, task, len(recipe.members)), _size_begun(all_checkpoints)
     # A checkpoint belongs to one way of cutting the population into chunks, on any devices.
+    zoo_asked = 0 if recipe.info.get("kind") == "finetuned" else config.zoo.chunk_size
+    if begun and zoo_asked and begun not in (size, zoo_asked):  # it may have been padded
+        raise HyperJaxError(
+            f"config field zoo.chunk_size: got {config.zoo.chunk_size}, but {path} was begun with "
+            f"chunks of {begun}; go on with these, or delete {all_checkpoints} to begin anew"
+        )
+    size = begun or size
     partial, checkpoints = path.with_suffix(".partial"), all_checkpoints / str(size)
     done = _resume(partial, checkpoints, recipe, task.engine.spec)
     chunks = np.split(np.arange(len(recipe.members)), range(size, len(recipe.members), size))

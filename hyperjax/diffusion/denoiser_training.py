@@ -64,11 +64,16 @@ class Data(NamedTuple):
     wieners: Wiener  # of arrays [K, ...]
 
 
-def make_trainer(config: DenoiserConfig, spec: WeightSpec, devices: Any = None) -> Trainer:
-    """Data-parallel over as many devices as divide the batch into parts of at least 8."""
+def used_devices(config: DenoiserConfig, devices: Any = None) -> list[jax.Device]:
+    """As many, of all devices by default, as divide the batch into parts of at least 8."""
     devices = jax.devices() if devices is None else devices
     size = config.training.batch_size
-    used = distributed.same_number_of_each(devices, size, least=8, field="denoiser")
+    return distributed.same_number_of_each(devices, size, least=8, field="denoiser")
+
+
+def make_trainer(config: DenoiserConfig, spec: WeightSpec, devices: Any = None) -> Trainer:
+    """Data-parallel over `used_devices`."""
+    used = used_devices(config, devices)
     mesh = Mesh(np.asarray(used), ("batch",), axis_types=(AxisType.Auto,))
     return Trainer(config, spec, mesh)
 

@@ -104,7 +104,8 @@ def fit_denoiser(
     key_split, key_train = jax.random.split(key)
     seed = int(jax.random.bits(key_split))
     together, parts = split_for_fit(members, validation, seed)
-    seen = WeightDataConfig(epochs_seen=tuple(int(epoch) for epoch in together.epochs))
+    last = together.epochs[-config.snapshots :]
+    seen = WeightDataConfig(epochs_seen=tuple(int(epoch) for epoch in last))
     if reference is None:
         reference = weight_data.find_reference(seen, together, parts, seed)
     data = weight_data.load(seen, together, parts, np.asarray(reference))

@@ -4,7 +4,7 @@ single networks. Members are in the order of their names, whatever that of the f
 import glob
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +24,9 @@ _METRICS = {
 }
 
 
-def find(path: str | Path, wanted: Wanted) -> Source:
-    """What lies at a path: a folder, a file, or a pattern of files.
+def find(path: str | Path, wanted: Wanted, aside: Collection[Path] = ()) -> Source:
+    """What lies at a path: a folder, a file, or a pattern of files; `aside` are none of its
+    networks, though they may lie among them.
 
     Raises HyperJaxError if there is nothing that is known.
     """
@@ -45,6 +46,8 @@ def find(path: str | Path, wanted: Wanted) -> Source:
         files = [Path(name) for name in glob.glob(str(path), recursive=True)]
         plain = re.split(r"[*?\[]", str(path))[0]  # and a name's beginning, or a slash
         path = Path(f"{plain}_").parent if files else path
+    others = {file.name: file.resolve() for file in aside}
+    files = [p for p in files if p.name not in others or p.resolve() != others[p.name]]
     if not files:
         raise HyperJaxError(
             f"{path}: no networks there; expected a folder or pattern of {', '.join(SUFFIXES)}, "

@@ -1,6 +1,6 @@
 """Augmentations of weight vectors, drawn fresh on the device for every view.
 
-Order: permute -> mix -> noise -> erase. Permuting and mixing make another network of the
+Order: mix -> permute -> noise -> erase. Mixing and permuting make another network of the
 population from raw weights; noise and erasing corrupt the autoencoder's input, where zero
 stands for the train members' mean if the inputs are centred, and for zero weights if not.
 """
@@ -37,19 +37,20 @@ def mix_members(key: Key, vectors: Array, probability: float) -> Array:
     Meaningful for aligned members only: averages of unaligned networks are no networks.
     """
     key_partner, key_weight, key_apply = jax.random.split(key, 3)
-    partners = vectors[jax.random.permutation(key_partner, len(vectors))]
+    partners = jnp.asarray(vectors)[jax.random.permutation(key_partner, len(vectors))]
     share = jax.random.uniform(key_weight, (len(vectors), 1))
     apply = jax.random.bernoulli(key_apply, probability, (len(vectors), 1))
     return jnp.where(apply, share * vectors + (1 - share) * partners, vectors)
 
 
 def networks(key: Key, spec: WeightSpec, config: AugmentConfig, vectors: Array) -> Array:
-    """Other networks of the same population: raw vectors [B, D], permuted and mixed."""
+    """Other networks of the same population: raw vectors [B, D], mixed while they are aligned, and
+    permuted."""
     key_permute, key_mix = jax.random.split(key)
-    if config.permute:
-        vectors = permute(key_permute, spec, vectors)
     if config.mix:
         vectors = mix_members(key_mix, vectors, config.mix)
+    if config.permute:
+        vectors = permute(key_permute, spec, vectors)
     return vectors
 
 

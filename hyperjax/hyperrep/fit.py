@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from hyperjax import distributed, zoo
+from hyperjax import config_rules, distributed, zoo
 from hyperjax.config import AutoencoderConfig
 from hyperjax.errors import HyperJaxError
 from hyperjax.hyperrep import losses, training, weight_data
@@ -39,12 +39,14 @@ def fit_hyperrep(
         None: 15 % of `members`, at random.
       on_eval: told what came out of every validation, as a dictionary.
 
-    Raises HyperJaxError if there are too few members, or the training diverges.
+    Raises HyperJaxError if there are too few members, the training diverges, or settings
+    contradict each other.
 
     >>> hr = hj.fit_hyperrep(zoo, config.autoencoder, jax.random.key(0))
     >>> hr.spec.num_params
     2464
     """
+    config_rules.check_asked(config)
     key_split, key_train = jax.random.split(key)
     seed = int(jax.random.bits(key_split))
     together, parts = split_for_fit(members, validation, seed)
@@ -92,8 +94,8 @@ def split_for_fit(members: Zoo, validation: Zoo | None, seed: int) -> tuple[Zoo,
 
 
 def validate(hyperrep: HyperRep, data: WeightData, task: Task | None = None) -> dict[str, float]:
-    """R² and loss of reconstructions, of train and of validation members; with a task also their
-    accuracy on its validation images.
+    """R² and loss of reconstructions, of train and of validation members, of each the first
+    `training.eval_models`; with a task also their accuracy on its validation images.
 
     The loss is the reconstruction's. A VAE's is of a sample of each posterior, its KL penalty
     included: up to a factor, the negative evidence lower bound.

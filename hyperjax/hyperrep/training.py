@@ -14,8 +14,8 @@ from jax.flatten_util import ravel_pytree
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from hyperjax import cost, distributed
-from hyperjax.config import ArchitectureConfig, AutoencoderConfig
+from hyperjax import config_rules, cost, distributed
+from hyperjax.config import AutoencoderConfig
 from hyperjax.errors import HyperJaxError
 from hyperjax.hyperrep import augment, linear, losses
 from hyperjax.hyperrep.model import Statistics, to_inputs
@@ -147,7 +147,7 @@ def _grads(
     """The gradient of `loss_fn`, and its parts. Each device computes its share of the batch, a
     graph network in small parts, forward again before backward, and one array is summed over the
     devices, not one for every parameter: processes on CPUs wait for each."""
-    if _draws(trainer.config.architecture) or len(vectors) % trainer.mesh.size:
+    if config_rules.draws(trainer.config.architecture) or len(vectors) % trainer.mesh.size:
         of_all = jax.grad(loss_fn, argnums=1, has_aux=True)
         return of_all(trainer, params, stats, vectors, key)
 
@@ -170,11 +170,6 @@ def _grads(
     return split(params, stats, *views)
 
 
-def _draws(c: ArchitectureConfig) -> bool:
-    """Whether an autoencoder draws random numbers itself, which are those of a whole batch."""
-    return c.variational or (c.network == "tokens" and c.dropout > 0)
-
-
 def _in_parts(trainer: Trainer, params: Params, inputs: Array) -> tuple[Array, Array, Array]:
     """The autoencoder's outputs of a device's inputs [N, D], so many of them at once that
     activations stay in its cache: those of a part are computed again for the backward pass."""
@@ -189,7 +184,7 @@ def _in_parts(trainer: Trainer, params: Params, inputs: Array) -> tuple[Array, A
 def examples_at_once(config: AutoencoderConfig, platform: str) -> int:
     """Views that a device computes at once; 0: all."""
     c = config.architecture
-    if _draws(c):
+    if config_rules.draws(c):  # for a whole batch
         return 0
     return config.micro_batch or (graph.at_once(platform) if c.network == "graph" else 0)
 

@@ -100,7 +100,7 @@ def architecture(
     activation: str,
     image_size: tuple[int, int],
     classes: int = NUM_CLASSES,
-    widths: Sequence[int] = (),
+    widths: Sequence[int] | None = None,
 ) -> WeightSpec:
     """The architecture of that name for images of some size.
 
@@ -108,7 +108,7 @@ def architecture(
       name: one of `ARCHITECTURES`, or "module:function" of your own, which is called with
         `(channels, activation, image_size, classes)` and returns a `WeightSpec`. The module is
         imported: name only what you trust.
-      widths: of the hidden layers of `mlp`.
+      widths: of the hidden layers of `mlp`, of which there may be none; None: one of 32.
 
     Raises HyperJaxError for a name that is not known, a function that cannot be called, and layers
     that do not fit together.
@@ -119,7 +119,7 @@ def architecture(
     build = _function(name) if ":" in name else ARCHITECTURES.get(name)
     if build is None:
         raise unknown("architecture", name, (*ARCHITECTURES, "module:function"))
-    more = {"widths": tuple(widths)} if name == "mlp" and widths else {}
+    more = {"widths": tuple(widths)} if name == "mlp" and widths is not None else {}
     try:
         spec = build(channels, activation, tuple(image_size), classes, **more)
     except TypeError as error:
@@ -149,7 +149,7 @@ def _function(name: str) -> Callable[..., WeightSpec]:
     module, _, function = name.partition(":")
     try:
         return getattr(importlib.import_module(module), function)
-    except (ImportError, AttributeError) as error:
+    except (ImportError, AttributeError, ValueError, TypeError) as error:  # no or a relative module
         raise HyperJaxError(
             f"architecture {name}: {error}; expected module:function, of a module on the path"
         ) from error

@@ -125,7 +125,8 @@ def _normalised(layer: LayerSpec, params: Params, z: Array) -> Array:
     rows = range(1, z.ndim)
     if layer.norm == "batch":
         mean, var = (jnp.expand_dims(lax.stop_gradient(params[n]), rows) for n in ("mean", "var"))
-        z = (z - mean) * lax.rsqrt(var + EPSILON)
+        # of a network that was made, not trained, a variance may be less than zero
+        z = (z - mean) * lax.rsqrt(jnp.maximum(var, 0) + EPSILON)
     else:
         grouped = z.reshape(layer.groups, -1, z.shape[-1])
         mean = grouped.mean(1, keepdims=True)

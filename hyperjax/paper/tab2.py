@@ -46,19 +46,23 @@ class Transfer(NamedTuple):
     table: OverEpochs  # at all epochs
 
 
+def labels(context: Context) -> list[str]:
+    """The populations that are transferred, beside the zoo's own members."""
+    return available(context, _POPULATIONS) or list(sources(context))
+
+
 def run(context: Context) -> dict[str, Transfer]:
     """Fine-tune the source's populations on every target with the target's hyper-parameters."""
-    labels = available(context, _POPULATIONS) or list(sources(context))
-    for label in labels:
+    for label in labels(context):
         drawn(context, label)
-    return {target.name: _to(context, target, labels) for target in context.targets}
+    return {target.name: _to(context, target) for target in context.targets}
 
 
-def _to(context: Context, target: Target, labels: list[str]) -> Transfer:
+def _to(context: Context, target: Target) -> Transfer:
     config, compared = target.config, target.config.evaluation.epochs
     epochs = tuple(range(compared[-1] + 1))  # figure 7 shows every one
     starts = {"B_F": pretrained(context)}
-    starts |= {label: np.asarray(drawn(context, label).weights[:, 0]) for label in labels}
+    starts |= {label: np.asarray(drawn(context, label).weights[:, 0]) for label in labels(context)}
     populations = {"B_T": from_scratch(context, target)}
     populations |= {
         label: finetuned(context, label, vectors, target, epochs)

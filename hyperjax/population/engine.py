@@ -33,7 +33,7 @@ from hyperjax.types import Array, Images, Key
 from hyperjax.weights import WeightSpec
 
 _INIT, _SHUFFLE = 0, 1  # streams of random numbers of one member
-_NO_CLASS = 255  # the prediction of a diverged network
+_NO_CLASS = 65_535  # the prediction of a diverged network
 _LEAST_SHARE = 16  # images of a batch on each of the devices that share a member
 # One after another, a member's activations should stay in a core's cache.
 _MICRO_BATCH = {"map": 32, "vmap": 128}
@@ -57,7 +57,7 @@ class Hyper(NamedTuple):
 class Evaluation(NamedTuple):
     loss: Array  # float32[M], mean cross entropy
     accuracy: Array  # float32[M], in [0, 1]
-    predictions: Array  # uint8[M, N]; 255 where the network's output is not finite
+    predictions: Array  # uint16[M, N]; 65,535 where the network's output is not finite
 
 
 @dataclasses.dataclass(frozen=True)
@@ -321,7 +321,7 @@ def _evaluate(engine: Engine, vectors: Array, images: Images) -> Evaluation:
             losses, predictions = apply_member(engine, vector, pixels, labels)
             correct = (predictions == labels) & real
             of_batch = jnp.stack([jnp.where(real, losses, 0).sum(), correct.sum()])
-            return of_batch, predictions.astype(jnp.uint8)
+            return of_batch, predictions.astype(jnp.uint16)
 
         of_batch, predictions = _mapped(engine, one, vectors)
         return sums + of_batch, predictions.T

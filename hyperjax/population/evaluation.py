@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -21,8 +22,9 @@ from hyperjax.weights import WeightSpec
 from hyperjax.zoo import Zoo
 
 _IMAGES_PER_CALL = 400_000
-_MEMORY_SHARE = 0.5  # of a device's memory, for activations
-_UNKNOWN_MEMORY = 16e9  # bytes, of a device that does not say what it has
+_MEMORY_SHARE = 0.5  # of a device's memory, for members
+STATES = 2.5  # times what a member trains with: also a snapshot and a checkpoint, while written
+_UNKNOWN_MEMORY = 16e9  # bytes, of a host whose devices do not say what they have
 
 
 class Task(NamedTuple):
@@ -41,30 +43,38 @@ class Task(NamedTuple):
 
 
 def make_task(engine: Engine, images: Any) -> Task:
-    """Place `Images`, or a data set with `train`, `val` and `test` images, on the devices."""
+    """Place `Images`, or a data set with `train`, `val` and `test` images, on the devices.
+
+    Raises HyperJaxError for a split without images.
+    """
     if isinstance(images, Images):
-        return Task(engine, engines.place_images(engine, images))
-    parts = (images.train, images.val, images.test)
-    return Task(engine, *(engines.place_images(engine, part) for part in parts))
+        return Task(engine, _placed(engine, images, "train"))
+    parts = {name: getattr(images, name) for name in ("train", "val", "test")}
+    return Task(engine, **{name: _placed(engine, part, name) for name, part in parts.items()})
+
+
+def _placed(engine: Engine, images: Images, split: str) -> Images:
+    if not len(images.labels):
+        raise HyperJaxError(f"there are no {split} images; expected one or more in each split")
+    return engines.place_images(engine, images)
 
 
 def members_per_call(engine: Engine, num_images: int) -> int:
-    """Members that are trained or evaluated together: some seconds of an epoch's work where
-    members run one after another, what fits in memory where they run at once; no fewer than there
-    are devices."""
-    if engine.mapping == "map":
-        size = max(1, _IMAGES_PER_CALL // num_images)
-    else:
-        each = cost.activation_bytes(engine.spec) * engine.micro_batch
-        room = _MEMORY_SHARE * _memory(engine.mesh.local_devices[0])
-        size = distributed.agree(max(1, int(room * engine.mesh.size / each)))
+    """Members that are trained or evaluated together: what fits in memory, and where members run
+    one after another no more than some seconds of an epoch's work; no fewer than there are
+    devices."""
+    each, most = STATES * cost.member_bytes(engine.spec), _IMAGES_PER_CALL // num_images
+    if engine.mapping == "vmap":
+        each, most = each + cost.activation_bytes(engine.spec) * engine.micro_batch, math.inf
+    room = _MEMORY_SHARE * _memory(engine.mesh.local_devices[0])
+    size = distributed.agree(int(min(most, room * engine.mesh.size / each)))
     return engines.padded(engine, max(size, engine.mesh.size))
 
 
 def _memory(device: jax.Device) -> float:
     """Bytes that a device has for us, the same at every call."""
     stats = device.memory_stats() or {}
-    return float(stats.get("bytes_limit", _UNKNOWN_MEMORY))
+    return float(stats.get("bytes_limit", _UNKNOWN_MEMORY / jax.local_device_count()))
 
 
 def evaluate(task: Task, vectors: Array, images: Images) -> Evaluation:
@@ -74,16 +84,18 @@ def evaluate(task: Task, vectors: Array, images: Images) -> Evaluation:
 
 def tested(task: Task, models: Zoo) -> Zoo:
     """A population in memory with its accuracy and loss on test images at every snapshot, measured
-    now where its zoo was not tested (`ZooConfig.tested`)."""
+    now where its zoo was not tested (`ZooConfig.tested`): where the accuracy is not known. A loss
+    that is known stays."""
     names = "test_loss", "test_accuracy"
     if not all(name in models.metrics for name in names):
         return models
     found = {name: np.array(models.metrics[name]) for name in names}
-    missing = np.isnan(found["test_loss"]) & np.isfinite(models.weights).all(axis=2)
+    missing = np.isnan(found["test_accuracy"]) & np.isfinite(models.weights).all(axis=2)
     for column in np.flatnonzero(missing.any(axis=0)):
         rows = np.flatnonzero(missing[:, column])
         measured = evaluate(task, models.weights[rows, column], task.test)
-        found["test_loss"][rows, column] = measured.loss
+        known = found["test_loss"][rows, column]
+        found["test_loss"][rows, column] = np.where(np.isnan(known), measured.loss, known)
         found["test_accuracy"][rows, column] = measured.accuracy
     return dataclasses.replace(models, metrics={**models.metrics, **found})
 

@@ -246,13 +246,14 @@ def fit_repair(
     """
     check_repairable(spec, inputs.shape)
     check_batch(spec, vectors, inputs)
-    vectors = np.asarray(vectors, np.float32)
-    vectors = vectors[np.isfinite(vectors).all(axis=1)]
-    if len(vectors) == 0:
+    vectors = np.asarray(vectors)  # of which few are copied: they may be more than memory holds
+    rows = np.flatnonzero([np.isfinite(np.asarray(row, np.float32)).all() for row in vectors])
+    if len(rows) == 0:
         raise HyperJaxError("a repair needs a member with finite weights, and there is none")
-    index = np.linspace(0, len(vectors) - 1, min(len(vectors), MAX_MEMBERS)).round().astype(int)
+    index = np.linspace(0, len(rows) - 1, min(len(rows), MAX_MEMBERS)).round().astype(int)
+    chosen = jnp.asarray(vectors[rows[index]], jnp.float32)
     inputs = jnp.asarray(inputs, jnp.float32)
-    return Repair(inputs, *_mean_moments(spec, jnp.asarray(vectors[index]), inputs, batch_size))
+    return Repair(inputs, *_mean_moments(spec, chosen, inputs, batch_size))
 
 
 @functools.partial(jax.jit, static_argnames=("spec", "batch_size"))

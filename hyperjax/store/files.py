@@ -65,6 +65,11 @@ def cannot_write(path: Path, error: OSError, size: int) -> HyperJaxError:
     return HyperJaxError(text)
 
 
+def held(paths: Iterable[Path]) -> int:
+    """Bytes of the disk that files have, as far as they are there."""
+    return sum(512 * path.stat().st_blocks for path in paths if path.is_file())
+
+
 def remove_partials(paths: Iterable[Path]) -> None:
     """Remove those that `atomic_write` was writing when it was killed. The caller sees to it that
     nobody writes there now."""

@@ -30,7 +30,7 @@ from hyperjax.store.upgrade import upgraded
 
 MAY_DIFFER = (  # beginnings of the fields that do not change what train.py has made
     "data_dir", "checkpoint_seconds", "zoo.conv", "zoo.mapping", "zoo.chunk_size", "zoo.repair",
-    "autoencoder.variants", "denoiser.", "samplers.", "evaluation.",
+    "autoencoder.variants", "autoencoder.micro_batch", "denoiser.", "samplers.", "evaluation.",
 )  # fmt: skip
 FOLDERS = ("zoo", "hyperrep", "denoiser", "samples", "populations", "scaling", "report")
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "scipy")

@@ -30,6 +30,7 @@ from hyperjax.weights import WeightSpec, split_layer
 _apply = jax.jit(symmetry.apply, static_argnums=0)
 _BLOCK = 512  # networks that are matched together, in float64
 _LEAST = 64  # networks that are transformed together
+_STATISTICS = ("mean", "var")  # running, of normalisation: they follow from the rest
 _TOLERANCE = 1e-9  # relative; an assignment changes only if it gains more, so that sweeps end
 
 
@@ -58,7 +59,8 @@ def align(
     """Transform networks into near neighbours of a reference that compute the same as before.
 
     No network ends farther from the reference than it was (with scale symmetry: than it was
-    after balancing both). Equal up to symmetry, networks are recovered exactly.
+    after balancing both), running statistics of normalisation aside, which follow from the rest.
+    Equal up to symmetry, networks are recovered exactly.
 
     Args:
       spec: the architecture.
@@ -142,14 +144,15 @@ def find_reference(
             f"{restarts} and {iterations}"
         )
     vectors = transformed(spec, balance(spec, vectors), vectors)
-    norm = max(np.mean(np.sum(vectors**2, axis=1)), np.finfo(np.float32).tiny)
+    learned = _learned(spec)
+    norm = max(np.mean(np.sum(learned * vectors**2, axis=1)), np.finfo(np.float32).tiny)
     best = Alignment(vectors[0], -1.0)
     for first in np.random.default_rng(seed).permutation(len(vectors))[:restarts]:
         reference, previous = vectors[first], -1.0
         for _ in range(iterations):
             mean = align(spec, vectors, reference)[0].mean(axis=0)
             reference = transformed(spec, balance(spec, mean[None]), mean[None])[0]
-            score = float(np.sum(mean**2) / norm)
+            score = float(np.sum(learned * mean**2) / norm)
             if score > best.score:
                 best = Alignment(reference, score)
             if score <= previous:
@@ -250,7 +253,7 @@ def _match(
         matching.permutations[i][:], matching.scales[i][:] = _assign(similarity, signed)
     _improve(spec, layers, target, matching, rows, iterations)
     moved = transformed(spec, matching, vectors)
-    worse = np.sum((moved - vectors) * references, axis=1) < 0
+    worse = np.sum((moved - vectors) * references * _learned(spec), axis=1) < 0
     unchanged = jax.tree.leaves(symmetry.identity(spec))
     for field, neutral in zip(jax.tree.leaves(matching), unchanged, strict=True):
         field[worse] = neutral
@@ -342,10 +345,18 @@ def _layers(spec: WeightSpec, vectors: np.ndarray) -> list[_Layer]:
         weights, values = split_layer(layer, vectors[..., part])
         weights = weights.reshape(len(vectors), layer.num_neurons, *blocks)
         values = values.reshape(len(vectors), len(layer.values), layer.num_neurons)
-        # running statistics follow from the rest
-        kept = [name not in ("mean", "var") for name in layer.values]
+        kept = [name not in _STATISTICS for name in layer.values]
         layers.append(_Layer(weights, values[:, kept].swapaxes(1, 2)))
     return layers
+
+
+def _learned(spec: WeightSpec) -> np.ndarray:
+    """float32[D], zero where running statistics lie."""
+    parts = []
+    for layer in spec.layers:
+        parts.append(np.ones(layer.num_weights))
+        parts += [np.full(layer.num_neurons, name not in _STATISTICS) for name in layer.values]
+    return np.concatenate(parts).astype(np.float32)
 
 
 def _identity(spec: WeightSpec, count: int) -> Transform:

@@ -77,6 +77,24 @@ def test_what_was_used_longest_ago_is_forgotten(tmp_path, monkeypatch):
     cli._forget_oldest(tmp_path / "missing")
 
 
+def test_what_cannot_be_forgotten_is_left(tmp_path, monkeypatch):
+    """A folder that XLA keeps beside the programs, and files of other users."""
+    monkeypatch.setattr(cli, "_MOST_COMPILED_BYTES", 5)
+    (tmp_path / "autotuned").mkdir()
+    for name in ("a", "b"):
+        (tmp_path / name).write_bytes(bytes(10))
+    unlink = Path.unlink
+
+    def refusing(path, missing_ok=False):
+        if path.name == "a":
+            raise PermissionError(path)
+        unlink(path, missing_ok=missing_ok)
+
+    monkeypatch.setattr(Path, "unlink", refusing)
+    cli._forget_oldest(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "autotuned"]
+
+
 LATE = """
 import asyncio, threading
 import tensorstore

@@ -122,6 +122,8 @@ def test_repair_by_images_in_place_of_moments(trained, tmp_path):
     moments_file.write(path, moments, facts | {"fingerprint": "0123"})
     with pytest.raises(HyperJaxError, match=r"moments of other images \(digits, 0123\) than"):
         _ = hj.load(folder).repair
+    with pytest.raises(HyperJaxError, match="overrides: seed is part of what was made in"):
+        hj.load(folder, overrides={"samplers.repair_inputs": "images", "seed": 1})
     run = hj.load(folder, overrides={"samplers.repair_inputs": "images"})
     images = np.asarray(normalize(run.images.train, np.arange(120)))
     found, shown = (sorted(x.reshape(120, -1).tolist()) for x in (run.repair.inputs, images))

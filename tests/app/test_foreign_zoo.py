@@ -14,7 +14,7 @@ from script_calls import ROOT, call
 
 import hyperjax as hj
 from hyperjax.app import foreign_zoo
-from hyperjax.config import Config, TrainingConfig, ZooConfig
+from hyperjax.config import Config, TrainingConfig, ZooConfig, override
 from hyperjax.data.images import load_images
 from hyperjax.errors import HyperJaxError
 from hyperjax.exchange import export, sources
@@ -42,6 +42,10 @@ def networks(tmp_path_factory):
     folder = tmp_path_factory.mktemp("networks")
     export.export(zoo, folder, "torch", tensors=NAMES)
     return SimpleNamespace(folder=folder, zoo=zoo)
+
+
+def seeing(epochs, config):
+    return override(config, {"autoencoder.data.epochs_seen": tuple(map(int, epochs))})
 
 
 def done(env, *command):
@@ -152,6 +156,22 @@ def test_rows_of_a_zoo_are_exported(env, tmp_path):
     assert "torch" in done(env, *COMMAND, "export", "--list")
 
 
+def test_images_that_do_not_fit_leave_the_folder_free(networks, tmp_path):
+    source, path = tmp_path / "mine.safetensors", tmp_path / "run" / "zoo" / "zoo.safetensors"
+    zoo_file.write(source, networks.zoo)
+    config = seeing((5,), Config(dataset="digits", zoo=ZooConfig(path=str(source))))
+    counts = {"seed": 0, "num_train": 100, "num_val": 50}
+    with pytest.raises(HyperJaxError, match=r"config field dataset: images of shape \(20, 20, 1\)"):
+        foreign_zoo.make_zoo(config, path, load_images("digits", "", **counts, size=20))
+    assert not path.parent.exists()
+    for images in (None, load_images("digits", "", **counts)):
+        with pytest.raises(HyperJaxError, match=r"no snapshot of epochs \[4\]; it has \[5\]"):
+            foreign_zoo.make_zoo(seeing((4, 5), config), path, images)
+        assert not path.parent.exists()
+    made = foreign_zoo.make_zoo(config, path, load_images("digits", "", **counts))
+    np.testing.assert_array_equal(made.weights, networks.zoo.weights)
+
+
 def test_second_moments_come_along(tmp_path):
     """Of networks of others and of a zoo file; one that has none is refused."""
     spec = hj.architecture("mlp", channels=1, activation="relu", image_size=(28, 28))
@@ -160,7 +180,7 @@ def test_second_moments_come_along(tmp_path):
     zoo_file.write(tmp_path / "kept.safetensors", zoo)
     for name in ("ray", "kept.safetensors"):
         settings = ZooConfig(path=str(tmp_path / name), activation="relu", save_moments=True)
-        config = Config(zoo=dataclasses.replace(settings, model=""))
+        config = seeing(zoo.epochs, Config(zoo=dataclasses.replace(settings, model="")))
         found = foreign_zoo.make_zoo(config, tmp_path / f"{name}.made")
         np.testing.assert_array_equal(found.second_moments, zoo.second_moments)
     zoo_file.write(tmp_path / "kept.safetensors", dataclasses.replace(zoo, second_moments=None))

@@ -91,6 +91,19 @@ def test_a_small_autoencoder_is_on_several_devices_and_needs_the_memory_of_all(
         plan.check([stage], tmp_path, memory=int(0.999 * least), disk=10**15)
 
 
+def test_a_batch_of_the_denoiser_that_processes_do_not_divide_is_refused_at_once(monkeypatch):
+    """Three hosts of four devices; a batch of 48 comes to two devices of each."""
+    devices = [SimpleNamespace(platform="cpu", process_index=i // 4, id=i) for i in range(12)]
+    monkeypatch.setattr(jax, "devices", lambda: devices)
+    monkeypatch.setattr(jax, "local_devices", lambda: devices[:4])
+    config = PAPER.denoiser
+    with pytest.raises(HyperJaxError, match=r"denoiser\.training\.batch_size = 64 cannot be div"):
+        plan.denoiser_stage(config, PAPER.zoo, SPEC)
+    training = dataclasses.replace(config.training, batch_size=48)
+    stage = plan.denoiser_stage(dataclasses.replace(config, training=training), PAPER.zoo, SPEC)
+    assert stage.devices == 2
+
+
 def test_stages_have_the_programs_of_those_before_them(many_cores):
     stages = [
         plan.Stage(name, 1.0, 1e6, 2, "zoo.chunk_size", 1.0)
@@ -118,13 +131,20 @@ def test_copies_that_can_be_done_without_are_a_warning(many_cores, tmp_path):
 def test_the_table_is_printed(tmp_path, monkeypatch):
     # all virtual devices of a host together have the rate of one, whose products use all cores
     monkeypatch.setattr(machine, "matmul_rate", lambda device: 1e12)
-    stages = [plan.Stage("zoo", 2.3e15, 1e6, 4, "zoo.chunk_size", 5e8)]
-    with console.capture() as capture:
-        plan.announce(stages, tmp_path, jax.devices())
-    text = capture.get()
-    assert "2.3 PFLOP" in text
-    assert "500 MB" in text
-    assert "2.6 h" in text
+    stage = plan.Stage("zoo", 2.3e15, 1e6, 4, "zoo.chunk_size", 5e8)
+    denoiser = stage._replace(name="denoiser", flops=4e14)
+    stages = [stage, denoiser, denoiser._replace(name="hyperrep/lwln", dtype="bfloat16")]
+    for fast, last in ((True, "16 min"), (False, "20 min"), (None, "20 min")):
+        monkeypatch.setattr(machine, "multiplies_bfloat16", lambda fast=fast: fast)
+        with console.capture() as capture:
+            plan.announce(stages, tmp_path, jax.devices())
+        first, second, third = (line for line in capture.get().splitlines() if "PFLOP" in line
+                                or "400 TFLOP" in line)  # fmt: skip
+        assert "2.3 PFLOP" in first
+        assert "500 MB" in first
+        assert "2.1 h" in first  # at .3 of the rate
+        assert "17 min" in second  # at .4
+        assert last in third  # at .33, and 1.3 times that where bfloat16 is in hardware
 
 
 def test_machine(tmp_path):

@@ -213,6 +213,8 @@ def test_list_and_help(env):
         (["train.py", "--config=configs/digits.py:tiny", "--workdir={w}"], "paper, small, smoke"),
         (["train.py", CONFIG, "--workdir={w}", "--config.dataset=cifar"], "cifar10"),
         (["train.py", CONFIG, "--workdir={w}", "--config.zoo.epochs=0"], "zoo.epochs"),
+        (["train.py", CONFIG, "--workdir={w}", "--num_sample=3"], "flag 'num_sample'"),
+        (["sample.py", "--workdir={w}", "--sampler=kde", "--seed=x"], "--seed=x"),
         (["train.py", CONFIG, "--workdir={w}", "stray"], "unexpected argument 'stray'"),
         (["evaluate.py", "--workdir={w}", "--populations=none"], "there is no such file"),
         (["evaluate.py", "--workdir={w}", "--config.evaluation.point=3"], "point"),
@@ -223,7 +225,7 @@ def test_list_and_help(env):
 def test_mistakes_get_one_clear_error(env, trained, tmp_path, arguments, message):
     folder = trained if arguments[0] != "train.py" else tmp_path / "new"
     done = call(env, *(a.format(w=folder) for a in arguments))
-    assert done.returncode != 0
+    assert done.returncode == 2
     assert message in done.stderr
     assert "Traceback" not in done.stderr
 

@@ -93,6 +93,24 @@ def test_chunks_and_kills_do_not_change_a_population(small_task, tmp_path, monke
     assert sorted(p.name for p in tmp_path.iterdir()) == ["a.safetensors", "b.safetensors"]
 
 
+def test_chunks_that_have_begun_keep_their_size(small_task, tmp_path, monkeypatch):
+    """Another size is refused, and what was trained stays; with the old, or none, it goes on."""
+    path = tmp_path / "a.safetensors"
+    with monkeypatch.context() as patch:
+        die_at(patch, epoch=3)
+        with pytest.raises(KilledError):
+            make_population(path, recipe(5), CONFIG, small_task, "a")
+    begun = {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}
+    assert begun
+    other = dataclasses.replace(CONFIG, zoo=dataclasses.replace(CONFIG.zoo, chunk_size=1))
+    with pytest.raises(HyperJaxError, match=r"chunk_size: got 1, but .*a\.safetensors was begun "
+                       r"with chunks of 2; .*delete .*a\.checkpoints"):  # fmt: skip
+        make_population(path, recipe(5), other, small_task, "a")
+    assert begun == {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}
+    free = dataclasses.replace(CONFIG, zoo=dataclasses.replace(CONFIG.zoo, chunk_size=0))
+    assert len(make_population(path, recipe(5), free, small_task, "a").members) == 5
+
+
 def on_devices(task, count):
     """The same task on other devices."""
     engine = population.make_engine(

@@ -24,11 +24,13 @@ from denoiser_cases import (
 )
 from hyperrep_cases import assert_trees_equal
 
-from hyperjax.diffusion import UNKNOWN, wiener
+from hyperjax.diffusion import UNKNOWN, fit_denoiser, wiener
 from hyperjax.diffusion import denoiser_training as training
 from hyperjax.diffusion.denoiser import denoise_scaled
+from hyperjax.hyperrep import weight_data
 from hyperjax.hyperrep.training import STEPS_PER_CALL, place, run_steps
 from hyperjax.store import checkpoint
+from hyperjax.zoo import Zoo
 
 KEY, SIZE = jax.random.key(0), MLP.num_params
 
@@ -320,3 +322,23 @@ def denoised(trainer, params, full, noisy, level):
 @pytest.mark.parametrize(("batch", "used"), [(32, 4), (24, 3), (8, 1)])
 def test_as_many_devices_as_divide_the_batch_into_parts_worth_it(batch, used):
     assert training.make_trainer(configured(batch_size=batch), SPECS["tanh"]).mesh.size == used
+
+
+def test_snapshots_that_are_not_learned_from_are_not_read(monkeypatch):
+    """Of five the last two; the fit is that of a zoo with no others."""
+    seen, load = [], weight_data.load
+
+    def watching(config, *others):
+        seen.append(config.epochs_seen)
+        return load(config, *others)
+
+    monkeypatch.setattr(weight_data, "load", watching)
+    noise = 0.1 * np.random.default_rng(3).normal(size=(40, 5, SIZE)).astype(np.float32)
+    models = Zoo(MLP, MEMBERS[:40, None] + noise, np.arange(5), np.arange(40), {}, {})
+    config = configured(snapshots=2)
+    fitted, other = (
+        fit_denoiser.fit_denoiser(found, config, KEY)
+        for found in (models, models.select(epoch=(3, 4)))
+    )
+    assert seen == [(3, 4)] * 2
+    assert_trees_equal((fitted.params, fitted.wiener), (other.params, other.wiener))

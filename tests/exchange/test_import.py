@@ -77,6 +77,19 @@ def test_state_dicts_and_back(tmp_path, form):
     np.testing.assert_array_equal(some.weights[:, 0], zoo.weights[1:3, -1])
 
 
+def test_a_network_of_one_layer(tmp_path):
+    """An `mlp` without hidden layers, for images of a size that nobody says."""
+    spec = hj.WeightSpec((hj.LayerSpec("fc1", "dense", (10, 784)),), "relu", (28, 28))
+    zoo = zoo_of(spec, members=2, epochs=(1,))
+    export.export(zoo, tmp_path / "dicts", "torch")
+    for model in ("mlp", ""):
+        name = f"zoo{model}"
+        found = imported(tmp_path / "dicts", tmp_path, spec, name, model=model, image_size=None)
+        assert_same(found, zoo)
+    with pytest.raises(HyperJaxError, match="layers of shapes 10x784 are no cnn for images"):
+        imported(tmp_path / "dicts", tmp_path, spec, "other", model="cnn")
+
+
 def test_a_folder_a_member(tmp_path):
     """The last number of a file's name is its epoch; the order is that of names."""
     zoo = zoo_of(MLP)

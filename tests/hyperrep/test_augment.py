@@ -117,6 +117,16 @@ def test_permuting_draws_another_network_for_every_row():
     np.testing.assert_array_equal(result[:, -4:], np.tile(vector[-4:], (16, 1)))
 
 
+def test_mixing_comes_before_permuting():
+    """A network mixed with itself is itself, in whatever order its neurons come then; the mean of
+    two orders of its neurons is another."""
+    vector = np.random.default_rng(0).normal(size=SPEC.num_params).astype(np.float32)
+    result = augment.networks(KEY, SPEC, with_(permute=True, mix=1.0), np.tile(vector, (8, 1)))
+    assert len(np.unique(np.asarray(result).round(5), axis=0)) == 8
+    for row in np.asarray(result):
+        np.testing.assert_allclose(np.sort(np.abs(row)), np.sort(np.abs(vector)), rtol=1e-5)
+
+
 @pytest.mark.parametrize("activation", ["tanh", "gelu"])
 def test_permuting_keeps_the_function(activation):
     spec = zoo_cnn_spec(1, activation)

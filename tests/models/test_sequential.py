@@ -202,6 +202,13 @@ def test_the_published_architectures_have_their_sizes(name, channels, size, coun
     assert logits.shape == (2, 10)
 
 
+def test_an_mlp_may_have_no_hidden_layers():
+    spec = hj.architecture("mlp", channels=1, activation="relu", image_size=(28, 28), widths=())
+    assert [layer.shape for layer in spec.layers] == [(10, 784)]
+    vector, images = vectors_of(spec, 1)[0], images_of(spec, 2)
+    assert hj.network(spec).apply(vector, images).shape == (2, 10)
+
+
 def own(channels, activation, image_size, classes):
     """An architecture of a user's own."""
     return architectures.mlp_spec(channels, activation, image_size, classes, widths=(3,))
@@ -215,6 +222,8 @@ def test_an_architecture_of_ones_own():
     for name, message in (
         ("vgg", r"architecture .vgg.; there is: cnn, cnn3, mlp, module:function, unterthiner"),
         ("no_such_module:f", "No module named 'no_such_module'"),
+        (":f", "architecture :f: .* expected module:function"),
+        (".m:f", r"architecture \.m:f: .* expected module:function"),
         (f"{__name__}:gone", "has no attribute 'gone'"),
         (f"{__name__}:vectors_of", "returned a|takes"),
     ):
@@ -279,6 +288,19 @@ def test_training_leaves_running_statistics_as_they_are():
             np.testing.assert_array_equal(before[layer][name], after[layer][name])
         for name in ("kernel", "scale", "shift"):
             assert np.abs(before[layer][name] - after[layer][name]).min() > 0
+
+
+def test_a_variance_below_zero_is_none():
+    """Of a network that was drawn."""
+    spec = SPECS["batch"]
+    none, below = (weights.unflatten(spec, vectors_of(spec, 1)[0]) for _ in range(2))
+    none["a"]["var"], below["a"]["var"] = np.zeros(4, np.float32), np.full(4, -0.1, np.float32)
+    outputs = [
+        Sequential(spec, "xla").apply({"params": params}, images_of(spec, 5))
+        for params in (none, below)
+    ]
+    assert np.isfinite(outputs[0]).all()
+    np.testing.assert_array_equal(*outputs)
 
 
 def test_repair_of_normalised_networks():

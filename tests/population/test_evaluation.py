@@ -5,12 +5,22 @@ from types import SimpleNamespace
 import jax
 import numpy as np
 import pytest
-from population_cases import SPEC, TEST, TRAIN, make_engine, random_images, random_vectors
+from population_cases import (
+    SPEC,
+    TEST,
+    TRAIN,
+    TRAINING,
+    make_engine,
+    random_images,
+    random_vectors,
+)
 
 from hyperjax import population
 from hyperjax.errors import HyperJaxError
+from hyperjax.models.architectures import mlp_spec
 from hyperjax.population import engine as engines
 from hyperjax.population import evaluation
+from hyperjax.zoo import Zoo
 
 VAL = random_images(9, seed=4)
 VECTORS = random_vectors(41)
@@ -68,7 +78,7 @@ def test_parts_of_a_population_are_put_together(task, monkeypatch):
 
 
 def test_calls_hold_what_fits(monkeypatch):
-    """Where members run one after another a number of images, where at once a share of memory;
+    """A share of memory, and where members run one after another no more than a number of images;
     always a multiple of the devices."""
     monkeypatch.setattr(evaluation, "_memory", lambda device: 16e9)
     one_by_one = make_engine(mapping="map", devices=jax.devices()[:1])
@@ -79,8 +89,44 @@ def test_calls_hold_what_fits(monkeypatch):
     assert evaluation.members_per_call(on_all, 400_000) == count  # not shared: there are others
     at_once = make_engine(mapping="vmap", devices=jax.devices()[:1])
     patches = 3 * 4 * 24 * 24 * (25 + 8) * 128  # bytes of one member's first layer
-    expected = int(0.5 * 16e9 / patches)
+    held = 2.5 * 5 * 4 * 2464  # and of its weights and the state of its optimiser
+    expected = int(0.5 * 16e9 / (patches + held))
     assert evaluation.members_per_call(at_once, 40_000) == expected
+    assert evaluation.members_per_call(at_once, 1) == expected
+    wide = mlp_spec(1, "relu", widths=(4096,))
+    held, largest = 2.5 * 5 * 4 * wide.num_params, 3 * 4 * (784 + 4096) * 128
+    for mapping, each in (("map", held), ("vmap", held + largest)):
+        engine = population.make_engine(wide, TRAINING, mapping=mapping, devices=jax.devices()[:1])
+        assert evaluation.members_per_call(engine, 1000) == int(0.5 * 16e9 / each) < 50
+
+
+def test_virtual_devices_share_their_hosts_memory():
+    device = SimpleNamespace(memory_stats=lambda: None)
+    assert evaluation._memory(device) * jax.local_device_count() == 16e9
+
+
+@pytest.mark.parametrize("split", ["train", "val", "test"])
+def test_a_split_without_images_is_named(split):
+    parts = {"train": TRAIN, "val": VAL, "test": TEST, split: random_images(0)}
+    with pytest.raises(HyperJaxError, match=f"no {split} images; expected one or more"):
+        evaluation.make_task(make_engine(), SimpleNamespace(**parts))
+    with pytest.raises(HyperJaxError, match="no train images"):
+        evaluation.make_task(make_engine(), random_images(0))
+
+
+def test_what_is_known_is_not_measured_again(task):
+    """A test accuracy, with or without its loss, and a loss without its accuracy."""
+    metrics = {
+        "test_loss": np.float32([[np.nan], [1.5], [np.nan]]),
+        "test_accuracy": np.float32([[0.25], [np.nan], [np.nan]]),
+    }
+    models = Zoo(SPEC, VECTORS[:3, None], np.zeros(1, np.int32), np.arange(3), metrics)
+    found = evaluation.tested(task, models).metrics
+    measured = evaluation.evaluate(task, VECTORS[:3], task.test)
+    expected = [0.25, *measured.accuracy[1:]]
+    np.testing.assert_allclose(found["test_accuracy"][:, 0], expected, rtol=1e-5)
+    expected = [np.nan, 1.5, measured.loss[2]]
+    np.testing.assert_allclose(found["test_loss"][:, 0], expected, rtol=1e-5)
 
 
 def test_no_networks(task):

@@ -1,4 +1,4 @@
-"""Two moments of images, and inputs drawn from them."""
+"""Two moments of images, inputs drawn from them, and what is not copied."""
 
 import tracemalloc
 
@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from population_cases import random_images
+from population_cases import SPEC, random_images, random_vectors
 
 from hyperjax import population
 from hyperjax.errors import HyperJaxError
@@ -43,6 +43,21 @@ def test_moments_do_not_copy_the_images():
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 5e6  # as float64 they are 41 MB, and a matrix is 0.5
+
+
+def test_members_that_a_repair_is_fitted_to_are_not_copied():
+    """But for the 400 that are used."""
+    few = random_vectors(1)
+    many = np.broadcast_to(few, (10_000, SPEC.num_params))
+    inputs = np.random.default_rng(0).normal(size=(8, 28, 28, 1)).astype(np.float32)
+    alone, together = (population.fit_repair(SPEC, v, inputs) for v in (few, many))
+    for ours, theirs in zip(together.means, alone.means, strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=1e-5)
+    tracemalloc.start()
+    population.fit_repair(SPEC, many, inputs)  # compiled above
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 1e7  # they are 99 MB
 
 
 @pytest.mark.parametrize(

@@ -26,6 +26,7 @@ from population_cases import (
 
 from hyperjax import population, weights
 from hyperjax.errors import HyperJaxError
+from hyperjax.models.architectures import mlp_spec
 from hyperjax.models.initialise import init_vector
 from hyperjax.models.sequential import Sequential
 from hyperjax.population import engine as engines
@@ -231,7 +232,7 @@ def test_a_diverged_member_disturbs_nobody(engine, trained):
     np.testing.assert_array_equal(np.isnan(result.loss), IDS == 4)
     assert (TEST.labels == 0).any()  # the class that arg max gives for NaN
     assert result.accuracy[4] == 0
-    assert (result.predictions[4] == 255).all()
+    assert (result.predictions[4] == 65_535).all()
     assert (result.predictions[others] < 10).all()
 
 
@@ -242,7 +243,7 @@ def test_evaluation_equals_a_direct_computation(engine, trained):
     vectors, _ = trained
     placed = population.place_members(engine, vectors)
     result = population.evaluate(engine, placed, population.place_images(engine, TEST))
-    assert result.predictions.dtype == jnp.uint8
+    assert result.predictions.dtype == jnp.uint16
     assert result.predictions.shape == (8, 40)
     pixels, labels = (TEST.pixels / 255 - 0.4) / 0.3, TEST.labels
     model = Sequential(SPEC, "xla")
@@ -254,6 +255,21 @@ def test_evaluation_equals_a_direct_computation(engine, trained):
         np.testing.assert_array_equal(result.predictions[i], logits.argmax(1))
         accuracy = np.mean(logits.argmax(1) == labels)
         np.testing.assert_allclose(result.accuracy[i], accuracy, rtol=1e-6)
+
+
+def test_more_classes_than_a_byte_has_values():
+    """By networks that see their biases alone; the last one has diverged."""
+    spec = mlp_spec(1, "relu", classes=300, widths=())
+    vectors = np.zeros((3, spec.num_params), np.float32)
+    vectors[0, 299 - 300] = vectors[1, 255 - 300] = 1
+    vectors[2] = np.nan
+    engine = population.make_engine(spec, TRAINING)
+    images = TEST._replace(labels=np.full(40, 299, np.int32))
+    placed = population.place_members(engine, vectors)
+    result = population.evaluate(engine, placed, population.place_images(engine, images))
+    np.testing.assert_array_equal(result.accuracy[:3], [1, 0, 0])
+    expected = np.broadcast_to([[299], [255], [65_535]], (3, 40))
+    np.testing.assert_array_equal(result.predictions[:3], expected)
 
 
 def test_normalisation():

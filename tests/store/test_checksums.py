@@ -68,6 +68,16 @@ def refused(path: Path, read) -> None:
     assert not integrity.verify([path])
 
 
+@pytest.mark.parametrize("name", ["config.json", "manifest.json"])
+def test_a_workdir_that_lacks_a_record_is_checked_all_the_same(tmp_path, capsys, name):
+    write("zoo", tmp_path / "zoo.safetensors")
+    (tmp_path / name).write_text("{")
+    assert not integrity.verify([tmp_path])
+    assert f"cannot read {tmp_path / name}" in " ".join(capsys.readouterr().out.split())
+    (tmp_path / "zoo.safetensors").rename(tmp_path / "model.safetensors")
+    assert integrity.verify([tmp_path])  # a folder of a hub, whose config.json is another
+
+
 def test_whole_files_are_whole(file, capsys):
     path, read = file
     read(path)

@@ -5,7 +5,7 @@ import threading
 import pytest
 
 from hyperjax.errors import HyperJaxError
-from hyperjax.store.files import atomic_write
+from hyperjax.store.files import atomic_write, held
 
 
 def test_writes_replaces_and_makes_folders(tmp_path):
@@ -66,3 +66,13 @@ def test_writers_at_once_never_mix(tmp_path):
         thread.join()
     assert path.read_bytes() in contents
     assert os.listdir(tmp_path) == ["file"]
+
+
+def test_the_disk_that_files_have(tmp_path):
+    """What is there; of a file with a hole, what is written."""
+    path, hole = tmp_path / "a", tmp_path / "b"
+    path.write_bytes(bytes([1]) * 1_000_000)
+    with open(hole, "wb") as file:
+        file.truncate(10**9)
+    found = held([path, hole, tmp_path / "none", tmp_path])
+    assert 1_000_000 <= found < 1_200_000

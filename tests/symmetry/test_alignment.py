@@ -230,6 +230,34 @@ def test_find_reference_recovers_a_planted_network(activation):
     assert found.score == pytest.approx((1 + 0.3**2 / 40) / (1 + 0.3**2), abs=0.01)
 
 
+def test_running_statistics_say_nothing_of_how_close_networks_are():
+    """Unrelated networks with equal variances, far larger than their weights, have little in
+    common; and none ends farther away by what is learned."""
+    layers = (
+        LayerSpec("a", "dense", (6, 9), bias=False, norm="batch"),
+        LayerSpec("b", "dense", (3, 6)),
+    )
+    spec = WeightSpec(layers, "tanh", (3, 3))
+    vectors = random_vectors(spec, 0, 60)
+    learned = np.ones(spec.num_params, bool)
+    learned[layers[0].num_weights :][: 4 * 6] = np.repeat(
+        [name not in ("mean", "var") for name in layers[0].values], 6
+    )
+    assert (~learned).sum() == 12
+    vectors[:, ~learned] = 100
+    plain = alignment.find_reference(spec, np.where(learned, vectors, 0), seed=0)
+    found = alignment.find_reference(spec, vectors, seed=0)
+    assert found.score == pytest.approx(plain.score, rel=1e-5)
+    assert found.score < 0.5
+    vectors[:, ~learned] = np.random.default_rng(1).uniform(0, 100, (60, 12))
+    aligned, _ = alignment.align(spec, vectors, vectors[0])
+    before, after = (
+        distances(v[:, learned], vectors[0][learned]) for v in (vectors, np.asarray(aligned))
+    )
+    assert (after <= before + 1e-5).all()
+    assert after[1:].mean() < 0.95 * before[1:].mean()
+
+
 def test_find_reference_moves_and_restarts():
     spec = WeightSpec(TINY, "tanh")
     vectors = random_vectors(spec, 0, 30)
