@@ -31,6 +31,7 @@ _apply = jax.jit(symmetry.apply, static_argnums=0)
 _BLOCK = 512  # networks that are matched together, in float64
 _LEAST = 64  # networks that are transformed together
 _STATISTICS = ("mean", "var")  # running, of normalisation: they follow from the rest
+_ROUNDING = 2e-6  # of scales, relative
 _TOLERANCE = 1e-9  # relative; an assignment changes only if it gains more, so that sweeps end
 
 
@@ -234,7 +235,9 @@ def _align_block(
             *matching, own.scales, target.scales, strict=True
         )
     )
-    return Transform(matching.permutations, tuple(scales))
+    # what rounding has left to do is not done: networks that are aligned stay as they are
+    exact = (np.where(np.abs(s - 1) < _ROUNDING, np.float32(1), s) for s in scales)
+    return Transform(matching.permutations, tuple(exact))
 
 
 def _match(

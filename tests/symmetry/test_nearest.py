@@ -224,8 +224,9 @@ def test_the_spacing_of_many_members_is_that_of_some(monkeypatch):
     assert train.spacing == pytest.approx(far[some].mean(), rel=1e-6)
 
 
-def test_aligned_trajectories_are_not_copied():
-    train = make_train(SPECS["tanh"])
+@pytest.mark.parametrize("activation", ["tanh", "relu"])
+def test_aligned_trajectories_are_not_copied(activation):
+    train = make_train(SPECS[activation])
     again = nearest.train_models(train.spec, train.vectors, train.reference)
     assert again.vectors is train.vectors
     hidden = disguised_trajectories(train)
