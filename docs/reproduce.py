@@ -36,12 +36,12 @@ models of one population, of one seed. `python docs/reproduce.py` writes this pa
 @runs
 
 The commands are those of the commits that stand below the tables. What was trained before commit
-58ac2de has the autoencoder that scale `large` had then, the one of `small`, of which step 0 was the
-best: principal components alone. Today's train.py gives it by the five settings of
-`--config.autoencoder` that the command of `digits10k` has, without that of its rounds; its zoo was
-trained at commit 904c4ce. In `digits4k` the zoo was trained at commit ea85ed0. In `mnist2k` zoo and autoencoder were trained at commit
-f48098f, the denoiser at 72aee7b. `../shared/data` is the folder of the image files, `data` by
-default.
+58ac2de has the autoencoder that scale `large` had then, the one of `small`, of which step 0 was
+the best: principal components alone. Today's train.py gives it by the five settings of
+`--config.autoencoder` that the command of `digits10k` has, without that of its rounds; its zoo
+was trained at commit 904c4ce. In `digits4k` the zoo was trained at commit ea85ed0. In `mnist2k`
+zoo and autoencoder were trained at commit f48098f, the denoiser at 72aee7b. `../shared/data` is
+the folder of the image files, `data` by default.
 
 Any experiment runs alone, `--experiments=tab2`; what earlier calls have drawn and trained is read.
 The paper's zoos have more members, epochs and images, and other initial weights. Its figures, where
@@ -119,9 +119,10 @@ V_ are samples of a VAE. It reconstructs about as well as the autoencoder; V_pri
 After Zeng et al. (arXiv 2506.07998): accuracy above the frontier of noise on train members and
 averages of them at the same novelty, with its interval; by novelty in weights, then in behaviour.
 Held-out members, what a perfect sampler would give, lie beyond it; the last column says what else
-does. Then shares of samples that replay a train model, or are as near to an average, where any do.
-In `digits4k_1` and `fashion2k`, which are older, `subsample:` was compared with baselines that nothing was
-chosen from, which is too high a margin, and frontiers are of 9 strengths of noise in place of 13.
+does. Then shares of samples that replay a train model, or are as near to an average, where any
+do. In `digits4k_1` and `fashion2k`, which are older, `subsample:` was compared with baselines
+that nothing was chosen from, which is too high a margin, and frontiers are of 9 strengths of
+noise in place of 13.
 @weights: population|kind|test|novelty|margin|from|to|frontier.$
 @behaviour: population|novelty|margin|from|to|frontier.$
 @copies: population|replay|interpolate where nonzero
