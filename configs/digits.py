@@ -4,9 +4,9 @@
 
 Scales: small (the default), demo, large, paper, smoke. `demo` has 440 members and a small denoiser:
 8 minutes on two cores with products of bfloat16, what `make demo` trains. `large` has 4,000
-members, an autoencoder on graphs, and a denoiser of 14,000 steps: 15 minutes for the zoo, 10 for
-the autoencoder and 31 for 8,000 of these steps on two Zen 5 cores, both in bfloat16 (digits4k_1 and
-digits4k_graph in docs/reproduce.md). The paper has no digits: `paper` is its autoencoder on
+members, an autoencoder on graphs, and a denoiser of 14,000 steps: 25 minutes for the zoo, 15 for
+the autoencoder and 41 for 8,000 of these steps on two Zen 4 cores, both in bfloat16 (digits4k in
+docs/reproduce.md). The paper has no digits: `paper` is its autoencoder on
 this zoo, whose optimiser settings are its own. With those of the published zoos its members would
 never forget their initial weights, and there would be nothing to learn from them.
 

@@ -27,6 +27,7 @@ from hyperjax.types import Array, Params
 KINDS = ("conv", "dense")
 POOLS = ("", "max", "mean")
 NORMS = ("", "batch", "group")
+STATISTICS = ("mean", "var")  # running, of batch normalisation
 _BLOCK_BYTES = 2**26  # of vectors that are looked at together
 
 
@@ -95,7 +96,7 @@ class LayerSpec:
     def values(self) -> tuple[str, ...]:
         """What each neuron has besides its incoming weights, in the order of the vector."""
         affine = ("scale", "shift") if self.norm else ()
-        running = ("mean", "var") if self.norm == "batch" else ()
+        running = STATISTICS if self.norm == "batch" else ()
         return (*(("bias",) if self.bias else ()), *affine, *running)
 
     @property
@@ -190,6 +191,16 @@ def layer_ids(spec: WeightSpec) -> np.ndarray:
     """Index of the layer that each scalar of the flat vector belongs to, int32[D]."""
     sizes = [layer.num_params for layer in spec.layers]
     return np.repeat(np.arange(len(sizes), dtype=np.int32), sizes)
+
+
+def running_statistics(spec: WeightSpec) -> np.ndarray:
+    """Which scalars of the flat vector are running statistics of normalisation, bool[D]: nothing
+    that is learned."""
+    parts = []
+    for layer in spec.layers:
+        parts.append(np.zeros(layer.num_weights, bool))
+        parts += [np.full(layer.num_neurons, name in STATISTICS) for name in layer.values]
+    return np.concatenate(parts)
 
 
 def split_layer(layer: LayerSpec, block: Array) -> tuple[Array, Array]:

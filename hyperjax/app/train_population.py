@@ -63,10 +63,11 @@ def _train(
 ) -> None:
     size, begun = chunk_size(config, task, len(recipe.members)), _size_begun(all_checkpoints)
     # A checkpoint belongs to one way of cutting the population into chunks, on any devices.
-    zoo_asked = 0 if recipe.info.get("kind") == "finetuned" else config.zoo.chunk_size
-    if begun and zoo_asked and begun not in (size, zoo_asked):  # it may have been padded
+    # of a zoo alone: a fine-tuning has no say in it, and goes on as it was begun
+    asked = 0 if recipe.info.get("kind") == "finetuned" else config.zoo.chunk_size
+    if begun and asked and begun not in (size, asked):  # what begun by itself may be padded
         raise HyperJaxError(
-            f"config field zoo.chunk_size: got {config.zoo.chunk_size}, but {path} was begun with "
+            f"config field zoo.chunk_size: got {asked}, but {path} was begun with "
             f"chunks of {begun}; go on with these, or delete {all_checkpoints} to begin anew"
         )
     size = begun or size

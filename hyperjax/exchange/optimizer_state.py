@@ -12,6 +12,7 @@ import numpy as np
 from hyperjax.errors import HyperJaxError
 from hyperjax.exchange import state_dict
 from hyperjax.exchange.state_dict import Layout
+from hyperjax.weights import STATISTICS
 
 _PLACES = ("optimizer", "optimizer_state_dict", "optimizer_states")  # in a checkpoint
 
@@ -89,5 +90,5 @@ def _statistics(layout: Layout) -> Sequence[str]:
         name
         for layer, names in zip(layout.spec.layers, layout.names, strict=True)
         for value, name in zip(layer.values, names[1:], strict=True)
-        if value in ("mean", "var")
+        if value in STATISTICS
     ]

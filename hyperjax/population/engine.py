@@ -238,13 +238,8 @@ def train_member(
 
 def _running_statistics(spec: WeightSpec) -> np.ndarray | None:
     """Which weights are statistics, bool[D], that weight decay must not touch; None: none is."""
-    if not any(layer.norm == "batch" for layer in spec.layers):
-        return None
-    blocks = []
-    for layer in spec.layers:
-        blocks.append(np.zeros(layer.num_weights, bool))
-        blocks += [np.full(layer.num_neurons, name in ("mean", "var")) for name in layer.values]
-    return np.concatenate(blocks)
+    found = weights.running_statistics(spec)
+    return found if found.any() else None
 
 
 # --- the population ---------------------------------------------------------------------

@@ -25,12 +25,11 @@ from hyperjax import symmetry
 from hyperjax.errors import HyperJaxError
 from hyperjax.symmetry import Transform
 from hyperjax.types import Array
-from hyperjax.weights import WeightSpec, split_layer
+from hyperjax.weights import STATISTICS, WeightSpec, running_statistics, split_layer
 
 _apply = jax.jit(symmetry.apply, static_argnums=0)
 _BLOCK = 512  # networks that are matched together, in float64
 _LEAST = 64  # networks that are transformed together
-_STATISTICS = ("mean", "var")  # running, of normalisation: they follow from the rest
 _ROUNDING = 2e-6  # of scales, relative
 _TOLERANCE = 1e-9  # relative; an assignment changes only if it gains more, so that sweeps end
 
@@ -145,7 +144,7 @@ def find_reference(
             f"{restarts} and {iterations}"
         )
     vectors = transformed(spec, balance(spec, vectors), vectors)
-    learned = _learned(spec)
+    learned = ~running_statistics(spec)
     norm = max(np.mean(np.sum(learned * vectors**2, axis=1)), np.finfo(np.float32).tiny)
     best = Alignment(vectors[0], -1.0)
     for first in np.random.default_rng(seed).permutation(len(vectors))[:restarts]:
@@ -256,7 +255,7 @@ def _match(
         matching.permutations[i][:], matching.scales[i][:] = _assign(similarity, signed)
     _improve(spec, layers, target, matching, rows, iterations)
     moved = transformed(spec, matching, vectors)
-    worse = np.sum((moved - vectors) * references * _learned(spec), axis=1) < 0
+    worse = np.sum((moved - vectors) * references * ~running_statistics(spec), axis=1) < 0
     unchanged = jax.tree.leaves(symmetry.identity(spec))
     for field, neutral in zip(jax.tree.leaves(matching), unchanged, strict=True):
         field[worse] = neutral
@@ -348,18 +347,9 @@ def _layers(spec: WeightSpec, vectors: np.ndarray) -> list[_Layer]:
         weights, values = split_layer(layer, vectors[..., part])
         weights = weights.reshape(len(vectors), layer.num_neurons, *blocks)
         values = values.reshape(len(vectors), len(layer.values), layer.num_neurons)
-        kept = [name not in _STATISTICS for name in layer.values]
+        kept = [name not in STATISTICS for name in layer.values]
         layers.append(_Layer(weights, values[:, kept].swapaxes(1, 2)))
     return layers
-
-
-def _learned(spec: WeightSpec) -> np.ndarray:
-    """float32[D], zero where running statistics lie."""
-    parts = []
-    for layer in spec.layers:
-        parts.append(np.ones(layer.num_weights))
-        parts += [np.full(layer.num_neurons, name not in _STATISTICS) for name in layer.values]
-    return np.concatenate(parts).astype(np.float32)
 
 
 def _identity(spec: WeightSpec, count: int) -> Transform:

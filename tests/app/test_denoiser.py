@@ -13,6 +13,7 @@ import pytest
 from script_calls import ROOT, SLOW, call
 
 import hyperjax as hj
+from hyperjax.app import run as app_run
 from hyperjax.errors import HyperJaxError
 from hyperjax.population.engine import normalize
 from hyperjax.population.repair import preactivations
@@ -134,6 +135,24 @@ def test_repair_by_images_in_place_of_moments(trained, tmp_path):
     found = preactivations(run.zoo.spec, drawn.weights[0, 0], run.repair.inputs)
     for z, mean in zip(found, run.repair.means, strict=True):
         np.testing.assert_allclose(z.mean(range(1, z.ndim)), mean, atol=1e-3)
+
+
+def test_anchors_are_encoded_once(trained, monkeypatch):
+    """For all samplers of latents that a run is asked for."""
+    calls, encode = [], app_run.encode
+
+    def counted(*args, **settings):
+        calls.append(len(args[1]))
+        return encode(*args, **settings)
+
+    monkeypatch.setattr(app_run, "encode", counted)
+    run = hj.load(trained)
+    for name in ("kde", "joint"):
+        hj.draw(run, name, n=2)
+    assert calls == [len(run.data.train_vectors)]
+    anchors = run.hyperreps.anchors(run.main)
+    expected = encode(run.hyperreps[run.main], run.data.train_vectors, aligned=True)
+    np.testing.assert_array_equal(anchors, expected)
 
 
 def test_scaling(env, trained):

@@ -6,14 +6,16 @@ import jax
 import pytest
 
 from hyperjax import cost
-from hyperjax.app import machine, plan
+from hyperjax.app import machine, plan, train
 from hyperjax.app.context import read_config
 from hyperjax.app.progress import console
+from hyperjax.app.run import Run
 from hyperjax.config import Config
 from hyperjax.errors import HyperJaxError
 from hyperjax.models.architectures import zoo_cnn_spec
 from hyperjax.population import evaluation
 from hyperjax.population.lockstep import make_engine
+from hyperjax.store import workdir
 
 SPEC = zoo_cnn_spec(1, "tanh")
 PAPER = Config(zoo=dataclasses.replace(Config().zoo, num_members=1000, epochs=50))
@@ -102,6 +104,20 @@ def test_a_batch_of_the_denoiser_that_processes_do_not_divide_is_refused_at_once
     training = dataclasses.replace(config.training, batch_size=48)
     stage = plan.denoiser_stage(dataclasses.replace(config, training=training), PAPER.zoo, SPEC)
     assert stage.devices == 2
+
+
+def test_disk_that_a_run_has_already_is_not_asked_for_again(tmp_path):
+    """A zoo that has begun holds its file at full size."""
+    made = Run(tmp_path, read_config("configs/digits.py:smoke"))
+    partial = workdir.zoo_path(tmp_path).with_suffix(".partial")
+    partial.parent.mkdir()
+    disks = []
+    for size in (0, 4096, 10**8):
+        partial.write_bytes(bytes(size))
+        stages, _ = train._announce(made, {})
+        disks.append(next(stage.disk for stage in stages if stage.name == "zoo"))
+    assert disks[0] > disks[1] > disks[2] == 0
+    assert disks[0] - disks[1] >= 4096
 
 
 def test_stages_have_the_programs_of_those_before_them(many_cores):
